@@ -1,0 +1,36 @@
+"""From a configuration to its extractor: the one place that knows them all."""
+
+from extractors.config import (
+    ActionModelConfig,
+    ExtractorConfig,
+    ImageModelConfig,
+    LogMelConfig,
+    MeanColourConfig,
+    MotionModelConfig,
+)
+from extractors.extractor import Extractor
+
+
+def build_extractor(config: ExtractorConfig) -> Extractor:
+    """Light: nothing loads before its `setup`. Modules are imported when they are asked for."""
+    match config:
+        case ImageModelConfig():
+            from extractors.image_model import ImageModel
+
+            return ImageModel(config)
+        case MotionModelConfig():
+            from extractors.motion_model import MotionModel
+
+            return MotionModel(config)
+        case ActionModelConfig():
+            from extractors.action_model import ActionModel
+
+            return ActionModel(config)
+        case LogMelConfig():
+            from extractors.log_mel import LogMel
+
+            return LogMel(config)
+        case MeanColourConfig():
+            from extractors.mean_colour import MeanColour
+
+            return MeanColour(config)

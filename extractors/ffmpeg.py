@@ -1,0 +1,83 @@
+"""The ffmpeg binary and how any child of it is bound: what it may open, how long, how much."""
+
+import contextlib
+import functools
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from extractors.errors import AbortError
+
+# Containers that hold their own media. Playlists (hls, dash, concat, image lists) name other
+# files or hosts, so a hostile "video" could read what its owner may not: they are not opened.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,wav,w64,mp3,"
+    "flac,aac,ac3,eac3,amr,aiff,au,caf,opus,mxf,nut,rm,ivf,h264,hevc,av1,obu,dv,gif,y4m,"
+    "yuv4mpegpipe,wv,ape,tta,swf,vc1,avs,nsv,gxf,roq,smk,bink"
+)
+
+
+@functools.cache
+def ffmpeg_binary() -> str:
+    """The ffmpeg on PATH, else the one in imageio-ffmpeg's wheel (which has NVDEC)."""
+    on_path = shutil.which("ffmpeg")
+    if on_path is not None:
+        return on_path
+    import imageio_ffmpeg  # only where needed: its import looks for binaries
+
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as err:
+        raise AbortError(f"no ffmpeg: install one on PATH ({err})") from err
+
+
+@functools.cache
+def ffmpeg_version() -> str:
+    """The version as ffmpeg prints it, e.g. `7.1`."""
+    output = subprocess.run(
+        [ffmpeg_binary(), "-version"], capture_output=True, text=True, check=True, timeout=30
+    )
+    return output.stdout.split()[2]
+
+
+def input_options(path: str) -> dict[str, str]:
+    """ffmpeg-python keywords that make any input safe: local files of known containers only."""
+    return {
+        "filename": "file:" + os.path.abspath(path),  # a leading dash or colon means nothing
+        "protocol_whitelist": "file",
+        "format_whitelist": CONTAINERS,
+    }
+
+
+@contextlib.contextmanager
+def child(
+    command: Sequence[str],
+    stderr: IO[bytes] | int = subprocess.PIPE,
+    *,
+    max_memory_mb: int | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a child without standard input or output; killed and reaped on every way out."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        env=os.environ | {"AV_LOG_FORCE_NOCOLOR": "1"},
+    )
+    with process:
+        try:
+            if max_memory_mb is not None:
+                _limit_memory(process.pid, max_memory_mb * 2**20)
+            yield process
+        finally:
+            process.kill()
+
+
+def _limit_memory(pid: int, num_bytes: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # ended already: its exit code tells why
+        resource.prlimit(pid, resource.RLIMIT_AS, (num_bytes, num_bytes))

@@ -1,0 +1,185 @@
+"""What a file says of itself, without decoding: read from the header that ffmpeg prints.
+
+ffprobe would give JSON, but the pip-installable ffmpeg has none beside it, and one way that always
+works is better than two.
+"""
+
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import ffmpeg
+
+from extractors.config import DecodeConfig
+from extractors.errors import Reason, VideoError
+from extractors.ffmpeg import child, ffmpeg_binary, input_options
+
+PROBE_DEADLINE = 30.0
+
+_STREAM = re.compile(r"^  Stream #0:(\d+)\S*: (Video|Audio): (\w+)(.*)$")
+_SIZE = re.compile(r", (\d+)x(\d+)")
+_SAR = re.compile(r"SAR (\d+):(\d+)")
+_RATE = re.compile(r", ([\d.]+)(k?) fps")
+_ROTATION = re.compile(r"(?:displaymatrix|Display Matrix): rotation of (-?[\d.]+) degrees")
+_DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)")
+_INPUT = re.compile(r"^Input #0, (\S+), from ")
+
+
+@dataclass(frozen=True)
+class PictureStream:
+    """A moving picture as it is shown: rotation and sample aspect ratio applied."""
+
+    number: int
+    """Stream number in the file."""
+    codec: str
+    height: int
+    width: int
+    rate: float
+    """Frames per second as declared; 0 where the container does not say."""
+
+
+@dataclass(frozen=True)
+class SoundStream:
+    """A sound track."""
+
+    number: int
+    codec: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a file declares; decoding may find less."""
+
+    container: str
+    duration: float | None
+    """Seconds; None where the container does not say or ffmpeg only guesses from the bit rate."""
+    picture: PictureStream | None
+    """The first stream that moves (cover art does not count)."""
+    sound: SoundStream | None
+    """The default sound track, else the first."""
+
+
+def probe(path: str, config: DecodeConfig) -> Probe:
+    """Raises VideoError: gone, unreadable, empty, not a video, refused, too long, too large."""
+    check_file(path)
+    found = parse_header(_read_header(path), path)
+    if found.picture is None and found.sound is None:
+        raise VideoError(Reason.NO_STREAMS, "probe", f"{path}: holds neither picture nor sound")
+    if found.duration is not None and found.duration > config.max_seconds:
+        message = f"{path}: {found.duration:.0f} s, decode.max_seconds is {config.max_seconds:.0f}"
+        raise VideoError(Reason.TOO_LONG, "probe", message)
+    picture = found.picture
+    if picture is not None and picture.height * picture.width > config.max_pixels:
+        size = f"{picture.width}x{picture.height}"
+        message = f"{path}: frames of {size}, decode.max_pixels is {config.max_pixels}"
+        raise VideoError(Reason.TOO_LARGE, "probe", message)
+    return found
+
+
+def check_file(path: str) -> None:
+    """Raises VideoError unless `path` is a readable regular file with something in it."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as err:
+        raise VideoError(Reason.NOT_FOUND, "probe", f"{path}: no such file") from err
+    except OSError as err:
+        raise VideoError(Reason.UNREADABLE, "probe", f"{path}: {err.strerror}") from err
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(Reason.UNREADABLE, "probe", f"{path}: not a regular file")
+    if not os.access(path, os.R_OK):
+        raise VideoError(Reason.UNREADABLE, "probe", f"{path}: permission denied")
+    if status.st_size == 0:
+        raise VideoError(Reason.EMPTY_FILE, "probe", f"{path}: 0 bytes")
+
+
+def _read_header(path: str) -> str:
+    """What `ffmpeg -i` prints of a file (it exits with 1: no output was asked for)."""
+    arguments = ffmpeg.input(**input_options(path)).output("-").get_args()
+    command = [ffmpeg_binary(), "-hide_banner", "-nostdin", *arguments[: arguments.index("-i") + 2]]
+    with child(command) as process:
+        try:
+            _, errors = process.communicate(timeout=PROBE_DEADLINE)
+        except subprocess.TimeoutExpired as err:
+            message = f"{path}: its header was not read in {PROBE_DEADLINE:.0f} s"
+            raise VideoError(Reason.TIMEOUT, "probe", message) from err
+    return errors.decode(errors="replace")
+
+
+def parse_header(text: str, path: str) -> Probe:
+    """Raises VideoError with the reason that ffmpeg's messages point to."""
+    lines = text.splitlines()
+    opened = next((match for line in lines if (match := _INPUT.match(line))), None)
+    if opened is None:
+        raise _why_not_opened(text, path)
+    streams = [match for line in lines if (match := _STREAM.match(line))]
+    guessed = "Estimating duration from bitrate" in text
+    return Probe(
+        container=opened.group(1),
+        duration=None if guessed else _duration(lines),
+        picture=_picture(streams, lines),
+        sound=_sound(streams),
+    )
+
+
+def _why_not_opened(text: str, path: str) -> VideoError:
+    low_score = "detected only with low score" in text
+    last = text.strip().splitlines()[-1] if text.strip() else "ffmpeg said nothing"
+    if "not on whitelist" in text:
+        message = f"{path}: a playlist or list of other files, which are not followed"
+        return VideoError(Reason.REFUSED, "probe", message)
+    if "moov atom not found" in text and not low_score:
+        message = f"{path}: its index (moov) is missing: the file was cut short"
+        return VideoError(Reason.TRUNCATED, "probe", message)
+    return VideoError(Reason.NOT_A_VIDEO, "probe", f"{path}: not a video file ({last})")
+
+
+def _duration(lines: Iterable[str]) -> float | None:
+    for line in lines:
+        if match := _DURATION.match(line):
+            hours, minutes, seconds = match.groups()
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    return None
+
+
+def _picture(streams: list[re.Match[str]], lines: list[str]) -> PictureStream | None:
+    for match in streams:
+        number, kind, codec, rest = match.groups()
+        size = _SIZE.search(rest)
+        if kind != "Video" or "attached pic" in rest or size is None:
+            continue
+        width, height = float(size.group(1)), float(size.group(2))
+        if (ratio := _SAR.search(rest)) and int(ratio.group(1)) and int(ratio.group(2)):
+            width = width * int(ratio.group(1)) / int(ratio.group(2))
+        if round(_rotation(match.group(0), lines)) % 180 == 90:
+            width, height = height, width
+        rate = _RATE.search(rest)
+        return PictureStream(
+            number=int(number),
+            codec=codec,
+            height=round(height),
+            width=round(width),
+            rate=float(rate.group(1)) * (1000 if rate.group(2) else 1) if rate else 0.0,
+        )
+    return None
+
+
+def _rotation(stream_line: str, lines: list[str]) -> float:
+    """Degrees from the side data printed below the stream's own line."""
+    for line in lines[lines.index(stream_line) + 1 :]:
+        if _STREAM.match(line):
+            break
+        if match := _ROTATION.search(line):
+            return float(match.group(1))
+    return 0.0
+
+
+def _sound(streams: list[re.Match[str]]) -> SoundStream | None:
+    tracks = [match for match in streams if match.group(2) == "Audio"]
+    if not tracks:
+        return None
+    default = [match for match in tracks if "(default)" in match.group(4)]
+    chosen = (default or tracks)[0]
+    return SoundStream(number=int(chosen.group(1)), codec=chosen.group(3))

@@ -1,0 +1,58 @@
+"""Sentence vectors: one sentence-transformers vector a segment."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from extractors.config import TextConfig
+from extractors.extractor import Resources
+from extractors.speech import registry_or_path
+from extractors.weights import locate, weights_digest
+
+VERSION = 1
+
+
+class SentenceEncoder:
+    """Vectors of length 1, float16 on disk."""
+
+    resources = Resources(gpus=0.1, memory_mb=500)
+    dtype = "float16"
+
+    def __init__(self, config: TextConfig) -> None:
+        self._config = config
+        self._model: Any = None
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the registry's files, or of the local folder."""
+        name, local = registry_or_path(self._config.model)
+        return weights_digest(name, local)
+
+    def setup(self, device: torch.device) -> None:
+        """Loads the encoder. Raises AbortError where its weights are missing."""
+        from sentence_transformers import SentenceTransformer  # two seconds of import
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # loading is a blink; its bar would break ours
+        name, local = registry_or_path(self._config.model)
+        path = locate(name, local, "text.model")
+        self._model = SentenceTransformer(str(path), device=str(device), local_files_only=True)
+
+    def encode(self, sentences: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D) float32, one row a sentence, each of length 1."""
+        assert self._model is not None, "encode before setup"
+        vectors: NDArray[np.float32] = self._model.encode(
+            list(sentences),
+            batch_size=self._config.batch_size,
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        return vectors.astype(np.float32).reshape(len(sentences), -1)
+
+    def close(self) -> None:
+        """Frees the encoder."""
+        self._model = None

@@ -1,0 +1,1 @@
+"""Plan, jobs, shards, manifest, running on Ray or locally, configuration, the command line."""

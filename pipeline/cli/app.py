@@ -1,0 +1,50 @@
+"""The commands and what becomes of their errors."""
+
+import logging
+import signal
+import sys
+from types import FrameType
+
+import click
+import typer
+
+from extractors.errors import PipelineError, UsageError
+from pipeline.cli import datasets, demo, run, search, show
+
+HELP = "Raw videos to features, to a learned space of video, sound and speech, to search."
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(run.app, name="run", help="The three stages, and all of them.")
+app.add_typer(search.evaluate_app, name="evaluate", help="How good a run is, on a held-out split.")
+app.add_typer(datasets.weights_app, name="weights", help="Pretrained weights.")
+app.command()(search.search)
+app.command()(datasets.status)
+app.command()(datasets.verify)
+app.command()(datasets.inspect)
+app.command()(demo.demo)
+
+
+def main() -> None:
+    """Exit codes: 0 all done, 1 aborted, 2 wrong usage or configuration, 3 failed videos."""
+    signal.signal(signal.SIGTERM, _terminate)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for package in ("pipeline", "training", "index"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    try:
+        sys.exit(app(standalone_mode=False))
+    except PipelineError as err:
+        if "--debug" in sys.argv:
+            raise
+        show.error(str(err))
+        sys.exit(2 if isinstance(err, UsageError) else 1)
+    except click.ClickException as err:
+        err.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        show.error("interrupted; what was finished is kept: run the same command to go on")
+        sys.exit(1)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    """A preempted job ends as an interrupted one does: children are reaped, nothing half left."""
+    raise KeyboardInterrupt

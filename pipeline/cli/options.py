@@ -1,0 +1,69 @@
+"""Options that several commands share, and the whole configuration."""
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from extractors.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.cli.config import PipelineConfig
+
+Dataset = Annotated[str, typer.Option(help="Folder or URL of the dataset.")]
+ExecutorOption = Annotated[str, typer.Option("--executor", help="local or ray.")]
+Workers = Annotated[int, typer.Option(help="Worker processes, or actors of Ray.", min=1)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Preset = Annotated[str, typer.Option(help="embedded (no model hub) or reference (the papers').")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file over the preset.", dir_okay=False)
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting over all, as in train.epochs=10. May be repeated."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def load_config(preset: str, file: Path | None, sets: list[str] | None) -> "PipelineConfig":
+    """The preset, then the file, then each `--set`. Raises UsageError."""
+    from pipeline.cli.config import PipelineConfig
+    from pipeline.settings import load_settings
+
+    layers = [(f"preset {preset}", preset_text(preset))]
+    if file is not None:
+        try:
+            layers.append((str(file), file.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as err:
+            raise UsageError(f"--config {file}: {err}") from err
+    return load_settings(PipelineConfig, layers, sets or [])
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    folder = resources.files("pipeline").joinpath("presets")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
+
+
+def preset_text(preset: str) -> str:
+    """The YAML of a preset. Raises UsageError that lists them."""
+    if preset not in preset_names():
+        names = ", ".join(preset_names())
+        raise UsageError(f"--preset {preset}: no such preset; there are: {names}")
+    source = resources.files("pipeline").joinpath("presets", f"{preset}.yaml")
+    return source.read_text(encoding="utf-8")
+
+
+def choose_device(name: str) -> "torch.device":
+    """auto: CUDA where there is one. Raises UsageError for CUDA where there is none."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {name}: allowed are auto, cpu and cuda")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")

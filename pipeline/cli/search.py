@@ -1,0 +1,197 @@
+"""`pipeline search` and `pipeline evaluate`."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from extractors.errors import UsageError
+from pipeline.cli import options, show
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from index.embeddings import Embedder
+    from index.search import Hit, SearchIndex
+    from pipeline.config import ExtractConfig
+    from training.evaluation import ClusterRow, RetrievalRow
+
+evaluate_app = typer.Typer(no_args_is_help=True)
+
+Model = Annotated[str, typer.Option(help="The run that `run train` wrote.")]
+Split = Annotated[str, typer.Option(help="Split to evaluate; 'all' for every video.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def search(
+    index: Annotated[str, typer.Argument(help="The index that `run index` wrote.")],
+    text: Annotated[str | None, typer.Option(help="Words to look for.")] = None,
+    audio: Annotated[str | None, typer.Option(help="A sound file to look for.")] = None,
+    video: Annotated[str | None, typer.Option(help="A video file to look for.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of results.", min=1)] = 5,
+    as_json: AsJson = False,
+    device: options.Device = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """The clips nearest to a text, a sound or a video."""
+    from index.search import open_index
+    from index.search import search as search_index
+
+    opened = open_index(index)
+    query = query_vector(opened, text, audio, video, options.choose_device(device))
+    hits = search_index(opened, query, k)
+    if as_json:
+        show.out.print_json(json.dumps([asdict(hit) for hit in hits]))
+    else:
+        print_hits(text or audio or video or "", hits)
+
+
+def query_vector(
+    opened: "SearchIndex",
+    text: str | None,
+    audio: str | None,
+    video: str | None,
+    device: "torch.device",
+) -> "NDArray[np.float32]":
+    """The embedding of exactly one of the three. Raises UsageError otherwise."""
+    from index.embeddings import load_embedder
+    from index.search import check_model
+    from pipeline.dataset import read_dataset_config
+
+    if sum(value is not None for value in (text, audio, video)) != 1:
+        raise UsageError("give exactly one of --text, --audio and --video")
+    embedder = load_embedder(opened.card.model, device)
+    check_model(opened, embedder.digest)
+    config = read_dataset_config(opened.card.dataset)
+    if text is not None:
+        return text_query(embedder, text, config, device)
+    path = audio if audio is not None else video
+    assert path is not None
+    return file_query(embedder, path, "audio" if audio is not None else "video", config, device)
+
+
+def text_query(
+    embedder: "Embedder", text: str, config: "ExtractConfig", device: "torch.device"
+) -> "NDArray[np.float32]":
+    """A sentence through the dataset's sentence encoder and the model's text branch."""
+    from index.embeddings import query_from_text_vectors
+    from pipeline.query import embed_sentences
+
+    return query_from_text_vectors(embedder, embed_sentences([text], config, device))
+
+
+def file_query(
+    embedder: "Embedder", path: str, kind: str, config: "ExtractConfig", device: "torch.device"
+) -> "NDArray[np.float32]":
+    """A file through the dataset's extractors: a sound by its sound, a video by its picture."""
+    from extractors.errors import VideoError
+    from index.embeddings import query_from_sample
+    from pipeline.query import extract_file
+
+    without_text = config.model_copy(update={"speech": None, "text": None})
+    try:
+        sample = extract_file(path, without_text, device)
+    except VideoError as err:
+        raise UsageError(f"--{kind} {err.message}") from err
+    return query_from_sample(embedder, sample, [kind])
+
+
+def print_hits(query: str, hits: "list[Hit]") -> None:
+    """The results of one query as a table."""
+    rows = [
+        (h.rank, h.video, f"{h.start:.1f}-{h.end:.1f} s", round(h.score, 3), h.text or "")
+        for h in hits
+    ]
+    show.table(f"“{query}”", ("rank", "video", "time", "score", "transcript"), rows)
+
+
+@evaluate_app.command()
+def retrieval(
+    dataset: options.Dataset,
+    model: Model,
+    split: Split = "test",
+    as_json: AsJson = False,
+    device: options.Device = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """R@1/5/10 and median rank of every pair of modalities, beside chance."""
+    from training.evaluation import evaluate_retrieval
+
+    chosen = options.choose_device(device)
+    rows = evaluate_retrieval(model, dataset, _split(split), device=chosen)
+    if as_json:
+        show.out.print_json(json.dumps([retrieval_dict(row) for row in rows]))
+    else:
+        show.table(f"Retrieval, split {split} (chance in brackets)", *retrieval_table(rows))
+
+
+@evaluate_app.command()
+def clusters(
+    dataset: options.Dataset,
+    model: Model,
+    split: Split = "test",
+    k: Annotated[int | None, typer.Option("-k", help="Clusters; by default the labels.")] = None,
+    as_json: AsJson = False,
+    device: options.Device = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """NMI, ARI, purity and Hungarian accuracy against labels, beside the raw features'."""
+    from training.evaluation import evaluate_clusters
+
+    chosen = options.choose_device(device)
+    rows = evaluate_clusters(model, dataset, _split(split), k, device=chosen)
+    if as_json:
+        show.out.print_json(json.dumps([asdict(row) for row in rows]))
+    else:
+        show.table(f"Clusters, split {split}", *cluster_table(rows))
+
+
+def retrieval_dict(row: "RetrievalRow") -> dict[str, Any]:
+    """One row as JSON has it, chance included."""
+    return asdict(row) | {
+        "chance_recall": row.metrics.chance_recall,
+        "chance_median_rank": row.metrics.chance_median_rank,
+    }
+
+
+def retrieval_table(rows: "list[RetrievalRow]") -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Columns and rows, in per cent with the chance level in brackets."""
+    columns = ("query → target", "R@1 %", "R@5 %", "R@10 %", "MedR", "queries", "candidates")
+    return columns, [
+        (
+            f"{row.query} → {row.target}",
+            *(
+                f"{100 * share:.1f} ({100 * row.metrics.chance_recall[k]:.1f})"
+                for k, share in row.metrics.recall.items()
+            ),
+            f"{row.metrics.median_rank:.1f} ({row.metrics.chance_median_rank:.1f})",
+            row.metrics.queries,
+            row.metrics.candidates,
+        )
+        for row in rows
+    ]
+
+
+def cluster_table(rows: "list[ClusterRow]") -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Columns and rows."""
+    columns = ("features", "NMI", "ARI", "purity", "accuracy", "clusters", "labels", "clips")
+    return columns, [
+        (
+            row.features,
+            row.agreement.nmi,
+            row.agreement.ari,
+            row.agreement.purity,
+            row.agreement.accuracy,
+            row.clusters,
+            row.labels,
+            row.items,
+        )
+        for row in rows
+    ]
+
+
+def _split(name: str) -> str | None:
+    return None if name == "all" else name

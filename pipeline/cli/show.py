@@ -1,0 +1,91 @@
+"""What people see: errors, tables, progress."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def error(message: str) -> None:
+    """One line on standard error."""
+    err.print(f"[bold red]error:[/] {_escaped(message)}", soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """One line on standard error, out of the way of results."""
+    err.print(_escaped(message), soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Prints a table; numbers to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    rows = [list(row) for row in rows]
+    for number, column in enumerate(columns):
+        numeric = all(isinstance(row[number], int | float) for row in rows) and bool(rows)
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(_escaped(_text(value)) for value in row))
+    out.print(made)
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str) -> Iterator["Bar"]:
+    """A bar on standard error with what is done, a changing detail and the time left."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn(f"[bold]{what}[/]"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[detail]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as shown:
+        yield Bar(shown, total)
+
+
+class Bar:
+    """A running progress bar."""
+
+    def __init__(self, shown: Progress, total: int) -> None:
+        self._shown = shown
+        self._task = shown.add_task("", total=total, detail="")
+
+    def advance(self, count: int, detail: str) -> None:
+        """Adds to what is done."""
+        self._shown.update(self._task, advance=count, detail=_escaped(detail))
+
+    def reach(self, completed: int, total: int, detail: str) -> None:
+        """Sets what is done and what there is to do."""
+        self._shown.update(self._task, completed=completed, total=total, detail=_escaped(detail))
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _escaped(text: str) -> str:
+    """Names of files and transcripts may hold what rich would take for mark-up."""
+    return text.replace("[", r"\[")

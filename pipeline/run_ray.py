@@ -1,0 +1,96 @@
+"""Jobs on a Ray cluster: Ray Data moves them to actors, one task a shard.
+
+The plan, the shards and the records stay ours: what Ray sees is a list of jobs and a list of
+records. `RAY_ADDRESS` or `ray job submit` decide which cluster; without one, a local one starts.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import ray
+import ray.data  # configures its loggers: before ours quiets them
+import torch
+from pydantic import TypeAdapter
+from ray.exceptions import RayError
+
+from extractors.build import build_extractor
+from extractors.errors import AbortError
+from extractors.extractor import Resources
+from extractors.speech import SpeechRecogniser
+from extractors.text import SentenceEncoder
+from pipeline.config import ExtractConfig
+from pipeline.jobs import Job, run_job
+from pipeline.shards import ShardRecord
+from pipeline.worker import Worker
+
+
+class ShardActor:
+    """One worker on the cluster; its models load when Ray starts it."""
+
+    def __init__(self, config: ExtractConfig, device: torch.device) -> None:
+        self._worker = Worker(config, device).__enter__()
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        record = run_job(TypeAdapter(Job).validate_json(row["job"]), self._worker)
+        return {"record": json.dumps(asdict(record))}
+
+
+def run_ray(
+    jobs: Sequence[Job], config: ExtractConfig, device: torch.device, num_workers: int
+) -> Iterator[ShardRecord]:
+    """Runs the jobs, giving each record as its shard is published. Raises AbortError.
+
+    An actor that dies is started again by Ray and its job is run again from its beginning: a job
+    that published nothing left nothing.
+    """
+    _start_ray(num_workers)
+    needs = worker_resources(config)
+    rows = [{"job": json.dumps(asdict(job))} for job in jobs]
+    records = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        ShardActor,  # type: ignore[arg-type]  # Ray's stubs forget that map takes a class
+        fn_constructor_args=(config, device),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_workers, len(jobs))),
+        num_cpus=max(config.threads, config.decode.threads),
+        num_gpus=needs.gpus if device.type == "cuda" else 0,
+        memory=needs.memory_mb * 2**20,
+    )
+    try:
+        for row in records.iter_rows():
+            yield ShardRecord(**json.loads(row["record"]))
+    except RayError as err:
+        cause = str(getattr(err, "cause", None) or err).strip().splitlines()
+        raise AbortError(f"Ray: {cause[-1] if cause else type(err).__name__}") from err
+
+
+def worker_resources(config: ExtractConfig) -> Resources:
+    """What one actor needs: the sum over its models."""
+    needs = [build_extractor(settings).resources for settings in config.wanted.values()]
+    if config.speech is not None and config.speech.recognise:
+        needs.append(SpeechRecogniser.resources)
+    if config.text is not None:
+        needs.append(SentenceEncoder.resources)
+    return Resources(
+        cpus=sum(need.cpus for need in needs),
+        gpus=min(1.0, sum(need.gpus for need in needs)),
+        memory_mb=500 + sum(need.memory_mb for need in needs),
+    )
+
+
+def _start_ray(num_workers: int) -> None:
+    """Joins the cluster of RAY_ADDRESS or of the job, else starts one on this machine."""
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    ray.init(
+        address=address,
+        num_cpus=None if address else num_workers,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+    )

@@ -1,0 +1,124 @@
+"""The tar of a shard: one WebDataset sample a video, members sorted, byte-reproducible.
+
+Written and read through webdataset, so that any WebDataset reader reads it too. Arrays are .npy
+(never pickle), the rest is JSON.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import webdataset as wds
+from numpy.typing import NDArray
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from extractors.tracks import Segment, Track
+from pipeline.shards import shard_numbers, shard_url
+
+
+@dataclass(frozen=True)
+class VideoSample:
+    """One video of a shard: what it says of itself, its tracks, its transcript."""
+
+    key: str
+    meta: dict[str, Any]
+    """meta.json: uri, content_id, duration, label, split, video, audio, tracks, text_source …"""
+    tracks: dict[str, Track] = field(repr=False)
+    """By name; a track that the video cannot have (no sound, no picture) is absent."""
+    segments: tuple[Segment, ...] = ()
+    text: NDArray[np.generic] | None = field(default=None, repr=False)
+    """(S, D), row i is the vector of segment i; None where there are no segments."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return float(self.meta["duration"])
+
+
+def encode_sample(sample: VideoSample) -> dict[str, bytes]:
+    """The members of one video, by extension. The same sample gives the same bytes."""
+    members = {"meta.json": _json_bytes(sample.meta)}
+    segments = [
+        {"start": s.start, "end": s.end, "text": s.text, "source": s.source}
+        for s in sample.segments
+    ]
+    members["transcript.json"] = _json_bytes(segments)
+    for name, track in sample.tracks.items():
+        members[f"{name}.npy"] = _npy_bytes(track.rows)
+    if sample.text is not None:
+        members["text.npy"] = _npy_bytes(sample.text)
+    return members
+
+
+def write_tar(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> None:
+    """Writes (key, members) in the order given, members sorted; fixed mtime, owner and mode."""
+    with (
+        path.open("wb") as file,
+        wds.TarWriter(
+            file, encoder=False, mtime=0, user="pipeline", group="pipeline", mode=0o644
+        ) as tar,
+    ):
+        for key, members in samples:
+            tar.write({"__key__": key} | dict(sorted(members.items())))
+
+
+def read_shard(dataset: str, number: int, tracks: set[str] | None = None) -> Iterator[VideoSample]:
+    """The videos of one shard in order, streamed: one video's arrays in memory at a time.
+
+    `tracks` names the tracks to decode (all by default; 'text' is the segments' vectors).
+    """
+    members = None if tracks is None else {f"{name}.npy" for name in tracks}
+
+    def wanted(name: str) -> bool:
+        extension = name.partition(".")[2]
+        return members is None or not extension.endswith(".npy") or extension in members
+
+    with fsspec.open(shard_url(dataset, number, ".tar"), "rb") as stream:
+        files = tar_file_expander([{"url": "shard", "stream": stream}], select_files=wanted)
+        yield from map(decode_sample, group_by_keys(files))
+
+
+def read_dataset(dataset: str, tracks: set[str] | None = None) -> Iterator[VideoSample]:
+    """The videos of all published shards, in the order of the plan."""
+    for number in shard_numbers(dataset):
+        yield from read_shard(dataset, number, tracks)
+
+
+def decode_sample(raw: dict[str, Any]) -> VideoSample:
+    """From a raw WebDataset sample ({'__key__': …, 'meta.json': bytes, …}).
+
+    Tracks whose member was left out of `raw` are left out of the result.
+    """
+    meta = json.loads(raw["meta.json"])
+    tracks = {
+        name: Track(rows=_load_npy(raw[f"{name}.npy"]), start=facts["start"], hop=facts["hop"])
+        for name, facts in meta["tracks"].items()
+        if f"{name}.npy" in raw
+    }
+    return VideoSample(
+        key=raw["__key__"],
+        meta=meta,
+        tracks=tracks,
+        segments=tuple(Segment(**piece) for piece in json.loads(raw["transcript.json"])),
+        text=_load_npy(raw["text.npy"]) if "text.npy" in raw else None,
+    )
+
+
+def _json_bytes(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
+
+
+def _npy_bytes(array: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _load_npy(content: bytes) -> NDArray[np.generic]:
+    array: NDArray[np.generic] = np.load(io.BytesIO(content), allow_pickle=False)
+    return array

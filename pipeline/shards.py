@@ -1,0 +1,112 @@
+"""Shards: one tar of many videos (pipeline.samples), with its parquet and its record beside it.
+
+shards/000000.tar          one WebDataset sample a video
+shards/000000.parquet      one row a video, failures too
+shards/000000_stats.json   the record, published last: without it there is no shard
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from extractors.errors import AbortError
+from pipeline import storage
+
+FORMAT_VERSION = 1
+
+ROW_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("uri", pa.string()),
+        ("content_id", pa.string()),
+        ("status", pa.string()),  # 'success' or 'failed'
+        ("reason", pa.string()),  # extractors.errors.Reason, null on success
+        ("stage", pa.string()),  # the stage that failed, null on success
+        ("error_message", pa.string()),
+        ("attempts", pa.int32()),
+        ("duration", pa.float64()),  # seconds
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("text_source", pa.string()),  # 'captions', 'asr' or null
+        ("num_segments", pa.int32()),
+        ("rows", pa.map_(pa.string(), pa.int64())),  # track name to number of rows
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What `*_stats.json` says of a published shard."""
+
+    number: int
+    count: int
+    successes: int
+    reasons: dict[str, int]
+    """Failures by reason."""
+    tar_sha256: str
+    tar_bytes: int
+    parquet_sha256: str
+    job: str
+    """Digest of everything that decided this shard's content: its videos and the settings."""
+    stage_seconds: dict[str, float]
+    video_seconds: float
+    """Sum of the durations of its videos."""
+    started: str
+    ended: str
+
+    @property
+    def name(self) -> str:
+        """`000000`."""
+        return shard_name(self.number)
+
+
+def shard_name(number: int) -> str:
+    """Zero-padded to six digits, brace-expandable."""
+    return f"{number:06d}"
+
+
+def shard_url(dataset: str, number: int, suffix: str) -> str:
+    """The URL of a shard's file; suffix '.tar', '.parquet' or '_stats.json'."""
+    return storage.join(dataset, "shards", shard_name(number) + suffix)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes a shard's parquet: one row a video in the order of the plan."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=ROW_SCHEMA), path)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a local file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shard_numbers(dataset: str) -> list[int]:
+    """Numbers of the published shards (those with a record), sorted."""
+    suffix = "_stats.json"
+    return [
+        int(name.removesuffix(suffix))
+        for name in storage.names(storage.join(dataset, "shards"))
+        if name.endswith(suffix) and name.removesuffix(suffix).isdigit()
+    ]
+
+
+def read_record(dataset: str, number: int) -> ShardRecord:
+    """The record of a published shard. Raises FileNotFoundError, or AbortError if it is foreign."""
+    url = shard_url(dataset, number, "_stats.json")
+    fields = dict(storage.read_json(url))
+    version = fields.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise AbortError(f"{url}: format version {version!r}, this program reads {FORMAT_VERSION}")
+    return ShardRecord(**fields)
+
+
+def read_rows(dataset: str, number: int) -> list[dict[str, Any]]:
+    """A shard's parquet as a list of rows (maps as dicts)."""
+    content = storage.read_bytes(shard_url(dataset, number, ".parquet"))
+    rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(content)).to_pylist()
+    return [row | {"rows": dict(row["rows"] or [])} for row in rows]

@@ -1,0 +1,173 @@
+"""Where videos come from: folders, globs, csv and parquet lists, single files; local or fsspec."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from extractors.errors import UsageError
+from pipeline import storage
+
+VIDEO_SUFFIXES = frozenset(
+    (
+        *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+        *(".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    )
+)
+KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class SourceVideo:
+    """One video as the source lists it."""
+
+    key: str
+    """Unique in the dataset, of [A-Za-z0-9_-] only."""
+    uri: str
+    """Where it lies: an absolute path or a URL."""
+    path: str
+    """As the source names it, relative to the folder or list: goes into the tar, unlike the uri."""
+    size_bytes: int | None = None
+    """None where it was not asked for (lists)."""
+    captions: str | None = None
+    """Its caption file, where the list names one."""
+    label: str | None = None
+    split: str | None = None
+
+
+def read_source(source: str) -> list[SourceVideo]:
+    """The videos in a stable order. Raises UsageError: none, bad or duplicate keys, bad lists."""
+    videos = list(_list_source(source))
+    if not videos:
+        suffixes = " ".join(sorted(VIDEO_SUFFIXES))
+        raise UsageError(f"{source}: no videos found (looked for {suffixes})")
+    check_keys(videos)
+    return videos
+
+
+def check_keys(videos: Iterable[SourceVideo]) -> None:
+    """Raises UsageError for a key with other characters, or one that two videos share."""
+    seen: dict[str, SourceVideo] = {}
+    for video in videos:
+        if not KEY.fullmatch(video.key):
+            raise UsageError(
+                f"key {video.key!r} of {video.path}: only letters, digits, _ and - are allowed "
+                "(a WebDataset key ends at its first dot)"
+            )
+        if (first := seen.setdefault(video.key, video)) is not video:
+            raise UsageError(
+                f"key {video.key!r} is given twice: {first.path} and {video.path}; rename one, "
+                "or list them in a csv with a column 'key'"
+            )
+
+
+def key_of(path: str) -> str:
+    """A key from a relative path: the path without its suffix, / as __; unusual characters become
+    _ and then eight digits of the path's digest keep the key unique."""
+    stem = path.rpartition(".")[0] if "." in path.rpartition("/")[2] else path
+    plain = stem.replace("/", "__")
+    if KEY.fullmatch(plain):
+        return plain
+    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return re.sub(r"[^A-Za-z0-9_-]", "_", plain) + "-" + digest
+
+
+def _list_source(source: str) -> Iterator[SourceVideo]:
+    suffix = source.rpartition(".")[2].lower()
+    if any(sign in source for sign in "*?["):
+        return _list_glob(source)
+    filesystem, path = url_to_fs(source)
+    if filesystem.isdir(path):
+        return _list_folder(source)
+    if not filesystem.exists(path):
+        raise UsageError(f"{source}: no such file or folder")
+    if suffix in ("csv", "parquet"):
+        return _list_table(source, suffix)
+    return _list_files(filesystem, [path], path.rpartition("/")[0])
+
+
+def _list_folder(source: str) -> Iterator[SourceVideo]:
+    filesystem, root = url_to_fs(source)
+    found = filesystem.find(root, detail=True)
+    videos = [
+        path
+        for path, facts in found.items()
+        if "." + path.rpartition(".")[2].lower() in VIDEO_SUFFIXES and facts["type"] == "file"
+    ]
+    return _list_files(filesystem, sorted(videos), root, found)
+
+
+def _list_glob(source: str) -> Iterator[SourceVideo]:
+    filesystem, pattern = url_to_fs(source)
+    found = filesystem.glob(pattern, detail=True)
+    files = sorted(path for path, facts in found.items() if facts["type"] == "file")
+    literal = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
+    return _list_files(filesystem, files, literal, found)
+
+
+def _list_files(
+    filesystem: Any, paths: Iterable[str], root: str, facts: Mapping[str, Any] | None = None
+) -> Iterator[SourceVideo]:
+    for path in paths:
+        relative = path.removeprefix(root.rstrip("/") + "/")
+        known = facts[path] if facts is not None else filesystem.info(path)
+        yield SourceVideo(
+            key=key_of(relative),
+            uri=_uri(filesystem, path),
+            path=relative,
+            size_bytes=known.get("size"),
+        )
+
+
+def _list_table(source: str, suffix: str) -> Iterator[SourceVideo]:
+    """Columns: `path` or `uri` (relative ones from the list's folder), optional others."""
+    buffer = pa.BufferReader(storage.read_bytes(source))
+    try:
+        text = pa_csv.ConvertOptions(column_types={"key": pa.string(), "label": pa.string()})
+        table = pq.read_table(buffer) if suffix == "parquet" else pa_csv.read_csv(
+            buffer, convert_options=text
+        )  # fmt: skip
+    except pa.ArrowInvalid as err:
+        raise UsageError(f"{source}: not a {suffix} table: {err}") from err
+    column = next((name for name in ("path", "uri") if name in table.column_names), None)
+    if column is None:
+        columns = ", ".join(table.column_names)
+        raise UsageError(f"{source}: needs a column 'path' or 'uri', has: {columns}")
+    base = url_to_fs(source)[1].rpartition("/")[0]
+    for number, row in enumerate(table.to_pylist(), start=1):
+        if not row[column]:
+            raise UsageError(f"{source}: row {number} has no {column}")
+        yield _from_row(row, str(row[column]), source, base)
+
+
+def _from_row(row: Mapping[str, Any], path: str, source: str, base: str) -> SourceVideo:
+    def text(name: str) -> str | None:
+        return None if row.get(name) in (None, "") else str(row[name])
+
+    def absolute(name: str) -> str:
+        if "://" in name or name.startswith("/"):
+            return name
+        filesystem, _ = url_to_fs(source)
+        return _uri(filesystem, f"{base}/{name}")
+
+    captions = text("captions")
+    return SourceVideo(
+        key=text("key") or key_of(path.rpartition("/")[2]),
+        uri=absolute(path),
+        path=path,
+        captions=absolute(captions) if captions else None,
+        label=text("label"),
+        split=text("split"),
+    )
+
+
+def _uri(filesystem: Any, path: str) -> str:
+    """A local path as it is, a remote one with its protocol."""
+    uri: str = filesystem.unstrip_protocol(path)
+    return uri.removeprefix("file://") if uri.startswith("file://") else uri

@@ -1,0 +1,316 @@
+"""A worker: the models of one process, loaded once, and what they make of videos.
+
+file ─ probe ─ decode ─┬─ windows ─ batches across videos ─ extractors ─▶ tracks
+                       └─ sound ─ captions, else speech recognition ─▶ segments ─▶ text
+"""
+
+import contextlib
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from extractors.build import build_extractor
+from extractors.captions import find_captions, read_captions
+from extractors.decode import Chunk, Decoded, decode
+from extractors.errors import Reason, VideoError
+from extractors.extractor import Extractor
+from extractors.probe import Probe, probe
+from extractors.speech import SpeechRecogniser
+from extractors.text import SentenceEncoder
+from extractors.tracks import Segment, Track
+from extractors.views import View
+from extractors.windows import Window, WindowCutter
+from pipeline import storage
+from pipeline.config import ExtractConfig, fingerprints
+from pipeline.samples import VideoSample
+from pipeline.sources import SourceVideo
+
+# What a network may raise on one video's input; anything else is a bug and ends the run.
+EXTRACTOR_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
+
+
+@dataclass
+class InProgress:
+    """A video between its first frame and its last row."""
+
+    video: SourceVideo
+    probed: Probe | None = None
+    decoded: Decoded | None = None
+    content_id: str | None = None
+    rows: dict[str, list[NDArray[np.float32]]] = field(default_factory=lambda: defaultdict(list))
+    num_waiting: int = 0
+    """Windows of it that wait in a batch."""
+    pieces_heard: int = 0
+    """Windows of sound that speech recognition has had."""
+    segments: list[Segment] = field(default_factory=list)
+    failure: VideoError | None = None
+    closed: bool = False
+    """No further window will come."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its rows are there."""
+        return self.closed and self.num_waiting == 0
+
+
+class Batcher:
+    """Windows of many videos, in order, to batches of one extractor."""
+
+    def __init__(self, name: str, extractor: Extractor) -> None:
+        self.name = name
+        self.extractor = extractor
+        self._waiting: list[tuple[InProgress, Window]] = []
+
+    def add(self, owner: InProgress, window: Window) -> None:
+        """Queues a window; a full batch runs at once."""
+        owner.num_waiting += 1
+        self._waiting.append((owner, window))
+        if len(self._waiting) >= self.extractor.batch_size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Runs what waits; a batch that fails again window by window, to find the culprit."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        try:
+            found = self.extractor.extract([window for _, window in waiting])
+        except EXTRACTOR_ERRORS:
+            for owner, window in waiting:
+                self._extract_alone(owner, window)
+            return
+        for (owner, _), rows in zip(waiting, found, strict=True):
+            self._deliver(owner, rows)
+
+    def _extract_alone(self, owner: InProgress, window: Window) -> None:
+        try:
+            (rows,) = self.extractor.extract([window])
+        except EXTRACTOR_ERRORS as err:
+            message = f"{owner.video.uri}: {self.name}: {type(err).__name__}: {err}"
+            owner.failure = VideoError(Reason.EXTRACTOR_ERROR, self.name, message)
+            owner.num_waiting -= 1
+        else:
+            self._deliver(owner, rows)
+
+    def _deliver(self, owner: InProgress, rows: NDArray[np.float32]) -> None:
+        owner.rows[self.name].append(rows)
+        owner.num_waiting -= 1
+
+
+class Worker:
+    """The loaded models of one process. Use it as a context manager."""
+
+    def __init__(self, config: ExtractConfig, device: torch.device) -> None:
+        self._config = config
+        self._device = device
+        self._batchers = [
+            Batcher(name, build_extractor(settings)) for name, settings in config.wanted.items()
+        ]
+        speech = config.speech
+        self._speech = SpeechRecogniser(speech) if speech and speech.recognise else None
+        self._text = SentenceEncoder(config.text) if speech and config.text else None
+        self._fingerprints = fingerprints(config)
+        self.stage_seconds: dict[str, float] = defaultdict(float)
+
+    def __enter__(self) -> "Worker":
+        torch.set_num_threads(self._config.threads)
+        for model in self._models():
+            model.setup(self._device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for model in self._models():
+            model.close()
+
+    def _models(self) -> list[Any]:
+        optional = [model for model in (self._speech, self._text) if model is not None]
+        return [batcher.extractor for batcher in self._batchers] + optional
+
+    def extract(
+        self, videos: Iterable[SourceVideo]
+    ) -> Iterator[tuple[InProgress, VideoSample | None]]:
+        """Each video in the order given, with its sample, or None where it failed.
+
+        A video is given as soon as its last row is there: at most one batch of each extractor
+        later than its last frame.
+        """
+        queue: list[InProgress] = []
+        for video in videos:
+            queue.append(self._read(video))
+            while queue and queue[0].complete:
+                yield self._result(queue.pop(0))
+        with self._timed("extract"):
+            for batcher in self._batchers:
+                batcher.flush()
+        for progress in queue:
+            yield self._result(progress)
+
+    def _read(self, video: SourceVideo) -> InProgress:
+        """Decodes one video, feeding every extractor; what fails is kept in `failure`."""
+        progress = InProgress(video)
+        try:
+            with storage.local_copy(video.uri) as path:
+                with self._timed("probe"):
+                    progress.probed = probe(path, self._config.decode)
+                    progress.content_id = content_id(path)
+                captions = self._captions(video, path)
+                progress.segments = captions or []
+                self._decode(progress, path, want_sound=captions is None)
+        except VideoError as err:
+            progress.failure = err
+        progress.closed = True
+        return progress
+
+    def _captions(self, video: SourceVideo, path: str) -> list[Segment] | None:
+        """Segments from a caption file, None where there is none."""
+        if self._config.speech is None or not self._config.speech.captions:
+            return None
+        with self._timed("captions"):
+            if video.captions is not None:
+                with storage.local_copy(video.captions) as local:
+                    return read_captions(local)
+            beside = find_captions(path)
+            return read_captions(beside) if beside else None
+
+    def _decode(self, progress: InProgress, path: str, *, want_sound: bool) -> None:
+        assert progress.probed is not None
+        consumers = self._consumers(progress, want_sound=want_sound)
+        views = list(dict.fromkeys(view for view, _, _ in consumers))
+        cuda = self._device.type == "cuda" and self._config.decode.device != "cpu"
+        started, consumed_before = time.monotonic(), self._consumed()
+        for chunk in decode(path, progress.probed, views, self._config.decode, cuda=cuda):
+            if isinstance(chunk, Decoded):
+                progress.decoded = chunk
+            else:
+                self._feed(chunk, consumers, progress)
+        for _, cutter, batcher in consumers:
+            self._take(cutter.finish(), batcher, progress)
+        consumed = self._consumed() - consumed_before
+        self.stage_seconds["decode"] += time.monotonic() - started - consumed
+
+    def _consumed(self) -> float:
+        """Seconds that those who take the decoder's chunks have spent so far."""
+        return self.stage_seconds["extract"] + self.stage_seconds["speech"]
+
+    def _consumers(
+        self, progress: InProgress, *, want_sound: bool
+    ) -> list[tuple[View, WindowCutter, Batcher | None]]:
+        """Who takes which view of this video; None is the speech recogniser."""
+        consumers: list[tuple[View, WindowCutter, Batcher | None]] = [
+            (batcher.extractor.view, WindowCutter(batcher.extractor.windowing), batcher)
+            for batcher in self._batchers
+        ]
+        if want_sound and self._speech is not None:
+            consumers.append((self._speech.view, WindowCutter(self._speech.windowing), None))
+        return consumers
+
+    def _feed(
+        self,
+        chunk: Chunk,
+        consumers: list[tuple[View, WindowCutter, Batcher | None]],
+        progress: InProgress,
+    ) -> None:
+        for view, cutter, batcher in consumers:
+            if view == chunk.view:
+                self._take(cutter.push(chunk.data), batcher, progress)
+
+    def _take(
+        self, windows: Iterable[Window], batcher: Batcher | None, progress: InProgress
+    ) -> None:
+        for window in windows:
+            if batcher is not None:
+                with self._timed("extract"):
+                    batcher.add(progress, window)
+            elif self._speech is not None:
+                with self._timed("speech"):
+                    progress.segments += self._speech.recognise(window, progress.pieces_heard)
+                progress.pieces_heard += 1
+
+    def _result(self, progress: InProgress) -> tuple[InProgress, VideoSample | None]:
+        if progress.failure is not None:
+            return progress, None
+        with self._timed("finish"):
+            tracks = {
+                batcher.name: self._track(batcher, progress)
+                for batcher in self._batchers
+                if progress.rows[batcher.name]
+            }
+        text = None
+        if self._text is not None and progress.segments:
+            with self._timed("text"):
+                vectors = self._text.encode([segment.text for segment in progress.segments])
+                text = vectors.astype(self._text.dtype)
+        sample = VideoSample(
+            key=progress.video.key,
+            meta=self._meta(progress, tracks),
+            tracks=tracks,
+            segments=tuple(progress.segments),
+            text=text,
+        )
+        return progress, sample
+
+    def _track(self, batcher: Batcher, progress: InProgress) -> Track:
+        spec = batcher.extractor.spec
+        rows = batcher.extractor.finish(np.concatenate(progress.rows[batcher.name]))
+        return Track(rows.astype(spec.dtype), start=spec.start, hop=spec.hop)
+
+    def _meta(self, progress: InProgress, tracks: dict[str, Track]) -> dict[str, Any]:
+        """meta.json: what the video is, what its tracks are and what made them."""
+        assert progress.probed is not None
+        assert progress.decoded is not None
+        video, probed, decoded = progress.video, progress.probed, progress.decoded
+        declared = probed.duration if decoded.damage is None else None
+        return {
+            "path": video.path,
+            "content_id": progress.content_id,
+            "label": video.label,
+            "split": video.split,
+            "duration": round(declared or decoded.duration, 3),
+            "damage": decoded.damage,
+            "decoded_on": decoded.device,
+            "picture": probed.picture and {
+                "codec": probed.picture.codec,
+                "height": probed.picture.height,
+                "width": probed.picture.width,
+                "rate": probed.picture.rate,
+            },
+            "sound": probed.sound and {"codec": probed.sound.codec},
+            "text_source": progress.segments[0].source if progress.segments else None,
+            "tracks": {
+                name: {
+                    "start": track.start,
+                    "hop": track.hop,
+                    "rows": track.rows.shape[0],
+                    "dim": track.rows.shape[1],
+                    "dtype": str(track.rows.dtype),
+                }
+                for name, track in tracks.items()
+            },
+            "absent": {
+                batcher.name: "no picture" if probed.picture is None else "no sound track"
+                for batcher in self._batchers
+                if batcher.name not in tracks
+            },
+            "fingerprints": self._fingerprints,
+        }  # fmt: skip
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stage_seconds[stage] += time.monotonic() - started
+
+
+def content_id(path: str) -> str:
+    """The sha256 of the file's bytes: what a video is, whatever it is called."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
