@@ -5,7 +5,6 @@ import signal
 import sys
 from types import FrameType
 
-import click
 import typer
 
 from extractors.errors import PipelineError, UsageError
@@ -24,27 +23,28 @@ app.command()(datasets.inspect)
 app.command()(demo.demo)
 
 
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM: everything unwinds, children are reaped, nothing is left half written."""
+
+
 def main() -> None:
     """Exit codes: 0 all done, 1 aborted, 2 wrong usage or configuration, 3 failed videos."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for package in ("pipeline", "training", "index"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        sys.exit(app(standalone_mode=False))
+        app()
     except PipelineError as err:
         if "--debug" in sys.argv:
             raise
         show.error(str(err))
         sys.exit(2 if isinstance(err, UsageError) else 1)
-    except click.ClickException as err:
-        err.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except Interrupted:
         show.error("interrupted; what was finished is kept: run the same command to go on")
         sys.exit(1)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    """A preempted job ends as an interrupted one does: children are reaped, nothing half left."""
-    raise KeyboardInterrupt
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise Interrupted

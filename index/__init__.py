@@ -1,0 +1,1 @@
+"""From clips to embeddings, a FAISS index, its card, and search."""

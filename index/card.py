@@ -1,0 +1,111 @@
+"""The card of an index, `index_infos.json`: what it is, what made it, and what its files are.
+
+Published after every file it names; its digests tie them together. Where autofaiss writes the
+same fact, the key is autofaiss's ('nb vectors', 'vectors dimension', …), so that tools that read
+its cards read ours.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from extractors.errors import AbortError
+from pipeline import storage
+
+FORMAT_VERSION = 1
+CARD_NAME = "index_infos.json"
+
+_AUTOFAISS_KEYS = {
+    "factory": "index_key",
+    "count": "nb vectors",
+    "dimension": "vectors dimension",
+    "size_bytes": "size in bytes",
+    "search_ms": "avg_search_speed_ms",
+}
+
+
+@dataclass(frozen=True)
+class IndexCard:
+    """What a published index is. In the file, `factory` is named 'index_key', and so on."""
+
+    factory: str
+    """FAISS index_factory string."""
+    metric: Literal["cosine", "dot"]
+    """'cosine' or 'dot'; both search by inner product."""
+    normalisation: Literal["l2", "none"]
+    """'l2': vectors and queries have length 1; 'none': they are as the model gave them."""
+    dimension: int
+    count: int
+    """Vectors = rows of ids.parquet = clips that have one of the target modalities."""
+    target_modalities: tuple[str, ...]
+    """Whose embeddings were summed into a vector."""
+    size_bytes: int
+    """Of knn.index."""
+    search_ms: float
+    """Mean time of one search for the 10 nearest, one query at a time, in milliseconds."""
+    dataset: str
+    """URL of the dataset; an absolute path where it is local."""
+    dataset_digest: str
+    """sha256 over its shards' tar_sha256 in order."""
+    model: str
+    """URL of the run, likewise."""
+    model_digest: str
+    """Digest of the model that embedded the clips: a query must be embedded by the same."""
+    videos: int
+    clips: int
+    """All clips, those without a target modality too."""
+    embeddings: dict[str, int]
+    """Clips that have an embedding, by modality."""
+    index_sha256: str
+    ids_sha256: str
+    code_version: str
+    """Of this program."""
+    faiss_version: str
+
+
+def card_url(index: str) -> str:
+    """Where the card of an index lies."""
+    return storage.join(index, CARD_NAME)
+
+
+def write_card(index: str, card: IndexCard) -> None:
+    """Publishes the card."""
+    facts = dataclasses.asdict(card)
+    fields = {_AUTOFAISS_KEYS.get(name, name): value for name, value in facts.items()}
+    storage.publish_json(card_url(index), {"format_version": FORMAT_VERSION} | fields)
+
+
+def read_card(index: str) -> IndexCard:
+    """Raises AbortError where there is no card, or one that this program did not write."""
+    url = card_url(index)
+    try:
+        content = storage.read_json(url)
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise AbortError(
+            f"{url}: not found: no finished index there; `pipeline run index` makes one"
+        ) from err
+    except ValueError as err:  # not JSON, or not UTF-8
+        raise AbortError(f"{url}: not JSON: {err}") from err
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise AbortError(
+            f"{url}: format version {version!r}, this program reads {FORMAT_VERSION}: "
+            "build the index again with `pipeline run index`"
+        )
+    return _card(url, content)
+
+
+def _card(url: str, content: dict[str, Any]) -> IndexCard:
+    names = {key: name for name, key in _AUTOFAISS_KEYS.items()}
+    fields = {names.get(key, key): value for key, value in content.items()}
+    try:
+        return TypeAdapter(IndexCard).validate_python(fields)
+    except ValidationError as err:
+        first = err.errors()[0]
+        name = str(first["loc"][0])
+        raise AbortError(
+            f"{url}: {_AUTOFAISS_KEYS.get(name, name)!r}: {first['msg'].lower()}: "
+            "damaged, or another program's index?"
+        ) from err

@@ -1,0 +1,152 @@
+"""Search: open an index, checked against its card, and ask it. Needs no model; vectors of queries
+come from index.embeddings.
+
+N vectors, D dimension, K neighbours.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from extractors.errors import AbortError, UsageError
+from index.card import IndexCard, read_card
+from index.embedding_shards import CLIP_SCHEMA
+from index.vectors import read_faiss, unit_rows
+from pipeline import storage
+from pipeline.shards import sha256_of
+
+INDEX_NAME = "knn.index"
+IDS_NAME = "ids.parquet"
+
+
+@dataclass(frozen=True)
+class SearchIndex:
+    """An open index whose files are those its card names."""
+
+    url: str
+    card: IndexCard
+    vectors: faiss.Index = field(repr=False)
+    ids: pa.Table = field(repr=False)
+    """Row i is the clip of FAISS id i: id, key, uri, start, end, text, label, split."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A clip that answers a query."""
+
+    rank: int
+    """From 1."""
+    id: str
+    """`KEY@start-end`."""
+    video: str
+    """The video's key."""
+    uri: str
+    start: float
+    """Seconds."""
+    end: float
+    score: float
+    """Inner product with the query; the cosine where the card's metric is 'cosine'."""
+    text: str | None
+    """What is said in the clip; None where nothing is."""
+
+
+def open_index(url: str) -> SearchIndex:
+    """Opens an index for search; it is mapped, not read, where it lies on a local disk.
+
+    Raises AbortError, one line, where the card is missing, foreign or of another version, where
+    a file is missing or its sha256 differs from the card's, and where dimension or counts differ.
+    """
+    card = read_card(url)
+    index_url, ids_url = storage.join(url, INDEX_NAME), storage.join(url, IDS_NAME)
+    _check_digest(index_url, card.index_sha256)
+    _check_digest(ids_url, card.ids_sha256)
+    vectors = read_faiss(index_url)
+    ids = _read_ids(ids_url)
+    _check_number(index_url, "dimension", vectors.d, card.dimension)
+    _check_number(index_url, "number of vectors", vectors.ntotal, card.count)
+    _check_number(ids_url, "number of rows", ids.num_rows, card.count)
+    return SearchIndex(url=url, card=card, vectors=vectors, ids=ids)
+
+
+def search(index: SearchIndex, query_vector: NDArray[np.floating], k: int) -> list[Hit]:
+    """The k clips nearest to a query of shape (D,), best first; fewer where the index has fewer.
+
+    The query is scaled to unit length where the index's metric is cosine. Raises UsageError for
+    a k below 1 and for a query of another dimension or with a value that is not finite.
+    """
+    query_1D = np.ascontiguousarray(query_vector, np.float32).reshape(1, -1)
+    _check_query(index, query_1D, k)
+    if index.card.metric == "cosine":
+        query_1D = unit_rows(query_1D)
+    scores_1K, ids_1K = index.vectors.search(query_1D, min(k, index.card.count))
+    found_K = ids_1K[0] >= 0  # FAISS fills up with -1 where it finds fewer
+    rows = index.ids.take(pa.array(ids_1K[0][found_K])).to_pylist()
+    ranked = enumerate(zip(rows, scores_1K[0][found_K], strict=True), start=1)
+    return [
+        Hit(
+            rank=rank,
+            id=row["id"],
+            video=row["key"],
+            uri=row["uri"],
+            start=row["start"],
+            end=row["end"],
+            score=float(score),
+            text=row["text"],
+        )
+        for rank, (row, score) in ranked
+    ]
+
+
+def check_model(index: SearchIndex, model_digest: str) -> None:
+    """Raises AbortError where queries would be embedded by another model than the index's."""
+    expected = index.card.model_digest
+    if model_digest != expected:
+        raise AbortError(
+            f"{index.url}: made with model {expected[:12]}, the queries' is {model_digest[:12]}: "
+            f"use the run that made it ({index.card.model}) or build the index again"
+        )
+
+
+def _check_query(index: SearchIndex, query_1D: NDArray[np.float32], k: int) -> None:
+    if k < 1:
+        raise UsageError(f"k = {k}: ask for 1 or more hits")
+    if query_1D.shape[1] != index.card.dimension:
+        raise UsageError(
+            f"{index.url}: a query has dimension {query_1D.shape[1]}, "
+            f"the index {index.card.dimension}: was it embedded by another model?"
+        )
+    if not np.isfinite(query_1D).all():
+        raise UsageError(f"{index.url}: the query's vector is not finite")
+
+
+def _read_ids(url: str) -> pa.Table:
+    try:
+        ids = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
+    except pa.ArrowInvalid as err:
+        raise AbortError(f"{url}: not a table of clips: {str(err).splitlines()[0]}") from err
+    if ids.schema.names != CLIP_SCHEMA.names:
+        raise AbortError(f"{url}: not a table of clips: its columns are {ids.schema.names}")
+    return ids
+
+
+def _check_digest(url: str, expected: str) -> None:
+    try:
+        path = storage.local_path(url)
+        actual = sha256_of(path) if path else hashlib.sha256(storage.read_bytes(url)).hexdigest()
+    except FileNotFoundError as err:
+        raise AbortError(f"{url}: missing: build the index again") from err
+    if actual != expected:
+        raise AbortError(
+            f"{url}: sha256 {actual[:12]}… is not the card's {expected[:12]}…: damaged, replaced, "
+            "or a build was stopped; build the index again"
+        )
+
+
+def _check_number(url: str, what: str, actual: int, expected: int) -> None:
+    if actual != expected:
+        raise AbortError(f"{url}: {what} is {actual}, the card says {expected}: build it again")
