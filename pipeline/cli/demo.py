@@ -18,7 +18,7 @@ SETTINGS = ("extract.videos_per_shard=8",)  # small shards: the bar moves, both 
 QUERIES = (
     "a cat with green eyes looks around",
     "pouring a hot drink into a cup",
-    "the engine of a motorbike",
+    "a rocket lifts off from the launch pad",
 )
 
 

@@ -113,6 +113,7 @@ def run_extract(
     from pipeline import extract as stage
 
     chosen = options.choose_device(device)
+    runner = _executor(executor, ("local", "ray"))
     todo = stage.plan_extract(source, output, settings.extract)
     done = sum(record.count for record in todo.done)
     if todo.done:
@@ -125,7 +126,7 @@ def run_extract(
             output,
             settings.extract,
             chosen,
-            executor=_executor(executor, ("local", "ray")),
+            executor=runner,
             num_workers=workers,
             on_record=meter.add,
         )
