@@ -1,0 +1,115 @@
+"""training.evaluation: a trained model on videos it has not seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from extractors.errors import UsageError
+from training.embedding import ClipEmbeddings
+from training.evaluation import evaluate_clusters, evaluate_retrieval, retrieval_rows
+from training.loop import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, make_dataset, make_sample, make_config) -> tuple[str, str]:
+    """(run, dataset): 48 videos to train on, 24 of the same six topics to test on."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    videos = [make_sample(i) for i in range(48)]
+    videos += [make_sample(i, split="test") for i in range(48, 72)]
+    dataset = make_dataset(folder / "set", videos)
+    config = make_config(
+        epochs=20,
+        checkpoint_epochs=20,
+        checkpoint_steps=1000,
+        sampling__batch_videos=16,
+        optimiser__lr=3e-3,
+        clustering__clusters=6,
+        clustering__queue_rows=128,
+    )
+    train(dataset, str(folder / "run"), config, CPU)
+    return str(folder / "run"), dataset
+
+
+def test_held_out_clips_are_found_far_above_chance(trained: tuple[str, str]) -> None:
+    """48 clips, 8 a topic: whoever knows the topic has R@10 = 1 and R@1 = 1/8 at least."""
+    rows = evaluate_retrieval(*trained)
+    assert [(row.query, row.target) for row in rows][:3] == [
+        ("text", "video"),
+        ("text", "audio"),
+        ("text", "video+audio"),
+    ]
+    for row in rows:
+        metrics = row.metrics
+        assert (metrics.queries, metrics.candidates) == (48, 48)
+        assert metrics.chance_recall[10] == pytest.approx(10 / 48)
+        assert metrics.recall[10] > 0.7
+        assert metrics.recall[5] > 0.3
+        assert metrics.median_rank < 10 < metrics.chance_median_rank
+
+
+def test_held_out_clusters_are_the_topics(trained: tuple[str, str]) -> None:
+    embedding, raw = evaluate_clusters(*trained)
+    assert (embedding.features, raw.features) == ("embedding", "raw")
+    assert (embedding.items, embedding.labels, embedding.clusters) == (48, 6, 6)
+    assert embedding.agreement.nmi > 0.9
+    assert embedding.agreement.accuracy > 0.9
+    assert raw.agreement.nmi > 0.5
+    assert evaluate_clusters(*trained, clusters=2)[0].agreement.accuracy <= 2 / 6 + 1e-9
+
+
+def test_an_untrained_model_is_near_chance(
+    tmp_path: Path, trained: tuple[str, str], make_config
+) -> None:
+    config = make_config(epochs=1, sampling__batch_videos=48, optimiser__lr=1e-12)
+    train(trained[1], str(tmp_path / "run"), config, CPU)
+    for row in evaluate_retrieval(str(tmp_path / "run"), trained[1]):
+        assert row.metrics.recall[10] < 0.5
+
+
+def test_all_splits_are_evaluated_without_one(trained: tuple[str, str]) -> None:
+    rows = evaluate_retrieval(*trained, split=None, pairs=[("text", "video")])
+    assert [row.metrics.candidates for row in rows] == [144]
+
+
+def test_wrong_questions_are_refused(trained: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match="no clips in split 'validation'"):
+        evaluate_retrieval(*trained, split="validation")
+    with pytest.raises(UsageError, match="clusters = 49"):
+        evaluate_clusters(*trained, clusters=49)
+    with pytest.raises(UsageError, match="'smell'"):
+        evaluate_retrieval(*trained, pairs=[("text", "smell")])
+
+
+def test_queries_and_candidates_where_modalities_are_missing() -> None:
+    """Clip 0 lacks text, clip 1 lacks sound, clip 2 picture, clip 3 both of these."""
+    rng = np.random.default_rng(0)
+    present = {
+        "video": np.array([1, 1, 0, 0], dtype=bool),
+        "audio": np.array([1, 0, 1, 0], dtype=bool),
+        "text": np.array([0, 1, 1, 1], dtype=bool),
+    }
+    base = rng.normal(size=(4, 8)).astype(np.float32)
+    vectors = {name: base * mask[:, None] for name, mask in present.items()}
+    embeddings = ClipEmbeddings(vectors, present, unit_length=True)
+    pairs = [("text", "video+audio"), ("text", "video"), ("text", "audio"), ("audio", "video")]
+    rows = retrieval_rows(embeddings, pairs)
+    counts = [(row.metrics.queries, row.metrics.candidates) for row in rows]
+    assert counts == [(2, 3), (1, 2), (1, 2), (1, 2)]
+    assert all(row.metrics.recall[1] == 1.0 for row in rows)
+    nothing = embeddings.present | {"text": np.zeros(4, dtype=bool)}
+    assert retrieval_rows(ClipEmbeddings(vectors, nothing, True), [("text", "video")]) == []
+
+
+def test_blocks_of_queries_do_not_change_the_result(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    vectors = {n: rng.normal(size=(50, 4)).astype(np.float32) for n in ("video", "audio", "text")}
+    present = {name: rng.random(50) < 0.8 for name in vectors}
+    vectors = {name: rows * present[name][:, None] for name, rows in vectors.items()}
+    embeddings = ClipEmbeddings(vectors, present, unit_length=False)
+    whole = retrieval_rows(embeddings)
+    monkeypatch.setattr("training.evaluation.QUERY_BLOCK", 7)
+    assert retrieval_rows(embeddings) == whole

@@ -1,0 +1,1 @@
+"""Clip sampling, models, losses, clustering, loops, checkpoints and evaluation."""

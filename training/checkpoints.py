@@ -1,0 +1,155 @@
+"""Checkpoints and the card of a run.
+
+<run>/config.yaml, <run>/checkpoints/step_00001000.pt (weights and all that resuming needs),
+<run>/metrics.jsonl, and <run>/card.json, published last: it names the checkpoint that counts, so
+a run killed at any moment still has a whole one. A checkpoint loads with weights_only=True.
+"""
+
+import importlib.metadata
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fsspec.core import url_to_fs
+
+from extractors.errors import AbortError, UsageError
+from pipeline import storage
+from pipeline.settings import dump_settings, load_settings
+from training.clips import TrackDims
+from training.config import TrainConfig
+from training.model import Mcn
+from training.sampling import TrainingSet
+
+CARD_FORMAT = 1
+DISTRIBUTION = "multimodal-clustering-pipeline"
+FREE_KEYS = frozenset({"checkpoint_steps", "checkpoint_epochs", "sampling.cache_megabytes"})
+"""Settings that change no number of a run, so they may differ when it resumes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained (or half trained) model, ready to embed."""
+
+    model: Mcn
+    """In evaluation mode, on the device asked for."""
+    config: TrainConfig
+    card: dict[str, Any]
+
+
+def run_facts(
+    training_set: TrainingSet, digest: str, config: TrainConfig, world_size: int, model: Mcn
+) -> dict[str, Any]:
+    """What the card says of a run whatever its step: what it is and what made it."""
+    return {
+        "format_version": CARD_FORMAT,
+        "kind": "mcn",
+        "code_version": code_version(),
+        "torch_version": str(torch.__version__),
+        "dataset": training_set.dataset,
+        "dataset_digest": digest,
+        "videos": len(training_set.videos),
+        "dims": asdict(training_set.dims),
+        "embedding_dim": config.model.embedding_dim,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "world_size": world_size,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def code_version() -> str:
+    """The version of the installed distribution, or 'source' when run from a source tree."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
+
+
+def save_checkpoint(run: str, step: int, state: dict[str, Any], card: dict[str, Any]) -> None:
+    """Publishes the state, then the card that names it, then deletes older checkpoints."""
+    name = f"step_{step:08d}.pt"
+    with storage.publishing(storage.join(run, "checkpoints", name)) as temporary:
+        torch.save(state, temporary)
+    storage.publish_json(storage.join(run, "card.json"), card | {"checkpoint": name})
+    filesystem, folder = url_to_fs(storage.join(run, "checkpoints"))
+    for other in storage.names(storage.join(run, "checkpoints")):
+        if other.startswith("step_") and other != name:
+            filesystem.rm_file(f"{folder}/{other}")
+
+
+def read_card(run: str) -> dict[str, Any] | None:
+    """The card of a run; None before its first checkpoint. Raises AbortError if it is foreign."""
+    url = storage.join(run, "card.json")
+    if not storage.exists(url):
+        return None
+    card: dict[str, Any] = storage.read_json(url)
+    if card.get("format_version") != CARD_FORMAT or card.get("kind") != "mcn":
+        raise AbortError(
+            f"{url}: kind {card.get('kind')!r}, format {card.get('format_version')!r}; "
+            f"this program reads kind 'mcn', format {CARD_FORMAT}"
+        )
+    return card
+
+
+def load_state(run: str, card: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The state of the checkpoint that a card names."""
+    url = storage.join(run, "checkpoints", card["checkpoint"])
+    path = storage.local_path(url)
+    source: Path | io.BytesIO = path if path is not None else io.BytesIO(storage.read_bytes(url))
+    state: dict[str, Any] = torch.load(source, map_location=device, weights_only=True)
+    return state
+
+
+def load_run(run: str, device: torch.device) -> Run:
+    """The model of a run's last checkpoint. Raises UsageError where there is none."""
+    card = read_card(run)
+    if card is None:
+        raise UsageError(f"{run}: no card.json, so no trained model; run `pipeline run train`")
+    config = load_settings(TrainConfig, [(f"{run}/card.json", json.dumps(card["config"]))])
+    dims = TrackDims(**card["dims"] | {"visual": tuple(card["dims"]["visual"])})
+    model = Mcn(config.model, dims, decoders=config.loss.reconstruction_weight > 0)
+    model.load_state_dict(load_state(run, card, device)["model"])
+    return Run(model.to(device).eval(), config, card)
+
+
+def check_same_run(
+    run: str, card: Mapping[str, Any], config: TrainConfig, digest: str, world_size: int
+) -> None:
+    """Refuses (UsageError) to go on with other settings, other data or another world size."""
+    before = flatten(card["config"])
+    now = flatten(config.model_dump(mode="json"))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and key not in FREE_KEYS:
+            raise UsageError(
+                f"{run}: train.{key} was {before.get(key)!r} and is now {now.get(key)!r}; resume "
+                "with the settings of its config.yaml, or train into another folder"
+            )
+    if card["dataset_digest"] != digest:
+        raise UsageError(
+            f"{run}: was trained on dataset {card['dataset_digest'][:12]}, this one is "
+            f"{digest[:12]}; train into another folder"
+        )
+    if card["world_size"] != world_size:
+        raise UsageError(
+            f"{run}: was trained by {card['world_size']} workers, now there are {world_size}; "
+            "resume with as many"
+        )
+
+
+def write_config(run: str, config: TrainConfig) -> None:
+    """Publishes config.yaml, the resolved settings."""
+    storage.publish_bytes(storage.join(run, "config.yaml"), dump_settings(config).encode())
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} to {'a.b': 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
