@@ -40,7 +40,7 @@ def reference() -> str:
             *commands(typer.main.get_command(app), "pipeline"),
             "## Settings",
             "",
-            "A preset, a `--config` file and `--set KEY=VALUE` fill these, later ones over earlier.",
+            "Filled by a preset, a `--config` file and `--set KEY=VALUE`, later over earlier.",
             "",
             *settings(),
         ]
@@ -91,7 +91,8 @@ def fields(model: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from fields(nested, f"{prefix}{name}.")
         else:
             about = " ".join((field.description or "").split())
-            yield f"- `{prefix}{name}`{_default(field.get_default(call_default_factory=True))}: {about}"
+            default = _default(field.get_default(call_default_factory=True))
+            yield f"- `{prefix}{name}`{default}: {about}"
 
 
 def _default(value: Any) -> str:

@@ -4,8 +4,6 @@ Shapes: B clips, V visual columns, P visual tracks, M mel bins, T frames, S text
 columns.
 """
 
-# ruff: noqa: N815 (tensors carry shape suffixes in fields too)
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

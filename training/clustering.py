@@ -3,8 +3,6 @@
 Shapes: N rows, K clusters, D embedding, Q queue.
 """
 
-# ruff: noqa: N815 (tensors carry shape suffixes in fields too)
-
 from dataclasses import dataclass
 
 import numpy as np

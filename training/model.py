@@ -4,8 +4,6 @@ Shapes: B clips, D embedding, V visual columns, P visual tracks, M mel bins, T f
 rows, E text columns, C audio channels, F columns of a reconstruction target.
 """
 
-# ruff: noqa: N815 (tensors carry shape suffixes in fields too)
-
 import math
 from dataclasses import dataclass
 

@@ -106,7 +106,7 @@ def _preset_weights(preset: str) -> list[str]:
     from extractors.config import ActionModelConfig, ImageModelConfig, MotionModelConfig
 
     config = options.load_config(preset, None, None).extract
-    names = []
+    names: list[str] = []
     for extractor in config.wanted.values():
         if isinstance(extractor, ImageModelConfig | ActionModelConfig):
             names.append(extractor.model)

@@ -17,7 +17,7 @@ Dataset = Annotated[str, typer.Option(help="Folder or URL of the dataset.")]
 ExecutorOption = Annotated[str, typer.Option("--executor", help="local or ray.")]
 Workers = Annotated[int, typer.Option(help="Worker processes, or actors of Ray.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Preset = Annotated[str, typer.Option(help="embedded (no model hub) or reference (the papers').")]
+Preset = Annotated[str, typer.Option(help="embedded, reference or mcn_official.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file over the preset.", dir_okay=False)
 ]
