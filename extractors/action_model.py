@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from extractors.config import ActionModelConfig
-from extractors.errors import AbortError
 from extractors.extractor import Resources, TrackSpec
-from extractors.torch_model import forward, load_state_dict, model_dtype
+from extractors.torch_model import forward, load_state_dict, load_weights, model_dtype
 from extractors.views import FrameView
 from extractors.weights import locate, weights_digest
 from extractors.windows import Window, Windowing
@@ -48,11 +47,7 @@ class ActionModel:
 
         path = locate(self._config.model, self._config.weights, "extractors.*.weights")
         model = torchvision.models.get_model(self._config.model)
-        try:
-            model.load_state_dict(load_state_dict(path))
-        except RuntimeError as err:
-            message = f"{path}: not the weights of {self._config.model}: {str(err)[:300]}"
-            raise AbortError(message) from err
+        load_weights(model, load_state_dict(path), path, self._config.model)
         model.fc = nn.Identity()
         self._device = device
         self._mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1, 1)

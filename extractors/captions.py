@@ -1,5 +1,6 @@
 """Captions beside a video: .srt, .vtt, .ass and what else pysubs2 reads."""
 
+import html
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from extractors.tracks import Segment
 
 SUFFIXES = (".srt", ".vtt", ".ass", ".ssa")
 MAX_BYTES = 20 * 2**20
+LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")  # .en, .en-GB, .zh_Hans
 
 
 def find_captions(video: str) -> str | None:
@@ -19,9 +21,10 @@ def find_captions(video: str) -> str | None:
         exact = path.with_suffix(suffix)
         if exact.is_file():
             return str(exact)
-        with_language = sorted(path.parent.glob(f"{_literal(path.stem)}.*{suffix}"))
-        if with_language:
-            return str(with_language[0])
+        named_alike = sorted(path.parent.glob(f"{_literal(path.stem)}.*{suffix}"))
+        for candidate in named_alike:
+            if LANGUAGE.fullmatch(candidate.name[len(path.stem) : -len(suffix)]):
+                return str(candidate)
     return None
 
 
@@ -48,7 +51,8 @@ def read_captions(path: str) -> list[Segment]:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^<>]*>", "", text)).strip()
+    without_tags = html.unescape(re.sub(r"<[^<>]*>", "", text))  # WebVTT writes &amp; and &lt;
+    return re.sub(r"\s+", " ", without_tags).strip()
 
 
 def _literal(name: str) -> str:

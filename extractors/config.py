@@ -7,6 +7,9 @@ from pydantic import Field
 from extractors.settings import Settings
 
 Precision = Literal["float32", "bfloat16", "float16"]
+ImageNetwork = Literal[
+    "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"
+]
 
 
 class DecodeConfig(Settings):
@@ -35,8 +38,8 @@ class ImageModelConfig(Settings):
     """A 2D network, one row a frame (methods: MCN uses ResNet-152 at 1 frame/s)."""
 
     kind: Literal["image"] = "image"
-    model: str = "efficientnet_lite0"
-    """`efficientnet_lite0`, or any torchvision image model, e.g. `resnet152`."""
+    model: ImageNetwork = "efficientnet_lite0"
+    """`efficientnet_lite0`, or a torchvision ResNet; the papers' features use `resnet152`."""
     weights: str | None = None
     """A local state dict; by default the registry's file for this model (`pipeline weights`)."""
     rate: float = Field(1.0, gt=0, le=120)
@@ -69,8 +72,8 @@ class ActionModelConfig(Settings):
     """A torchvision video network, one row a window of frames (the papers: 16 at 24 a second)."""
 
     kind: Literal["action"] = "action"
-    model: str = "r2plus1d_18"
-    """Any torchvision video model: r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v2_s, swin3d_t …"""
+    model: Literal["r2plus1d_18", "r3d_18", "mc3_18"] = "r2plus1d_18"
+    """A torchvision video ResNet."""
     weights: str | None = None
     """A local state dict; by default torchvision's Kinetics-400 file (`pipeline weights`)."""
     rate: float = Field(24.0, gt=0, le=120)

@@ -10,13 +10,14 @@ pipes fill and ffmpeg waits.
 import contextlib
 import math
 import os
+import re
 import selectors
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import ffmpeg
 import numpy as np
@@ -30,6 +31,9 @@ from extractors.views import FrameView, SoundView, View
 
 CHUNK_BYTES = 4 * 2**20
 READ_BYTES = 2**18
+# what ffmpeg calls errors on healthy files: remarks on streams that are only passed by, on H.264
+# cut without encoding at an open group of pictures, on chapter titles
+HARMLESS = re.compile(r"^\[null @|mmco: unref short failure|Referenced QT chapter track not found")
 SCALER = "bicubic+accurate_rnd+full_chroma_int+bitexact"
 
 
@@ -96,24 +100,24 @@ def decode(
         return
     seconds = probed.duration if probed.duration is not None else config.max_seconds
     patience = _Patience(path, config.deadline_base + config.deadline_factor * seconds)
+    pipes = [_pipe(view, probed) for view in wanted]
     ends = [os.pipe() for _ in wanted]
     read_ends, write_ends = [read for read, _ in ends], [write for _, write in ends]
-    pipes = [_pipe(view, probed) for view in wanted]
-    command = decode_command(path, probed, wanted, write_ends, config, cuda=cuda)
     try:
-        # stderr goes to a file: a child that complains a lot must not block on a full pipe
-        with tempfile.TemporaryFile() as log:
+        # these go to files: a child that complains a lot must not block on a full pipe
+        with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as progress:
+            shared = [*write_ends, progress.fileno()]
+            command = decode_command(path, probed, wanted, shared, config, cuda=cuda)
             memory = None if cuda else config.max_memory_mb
-            with child(command, log, max_memory_mb=memory, pass_fds=write_ends) as process:
+            with child(command, log, max_memory_mb=memory, pass_fds=shared) as process:
                 _close(write_ends)
                 yield from _drain(dict(zip(read_ends, pipes, strict=True)), patience, config)
                 code = patience.wait(process)
-            log.seek(0)
-            errors = log.read(2**20).decode(errors="replace")
+            ended = _Ended(code, _errors(log), _time_reached(progress))
     finally:
         _close(write_ends)
         _close(read_ends)
-    yield _verdict(path, probed, pipes, code, errors, config, "cuda" if cuda else "cpu")
+    yield _verdict(path, probed, pipes, ended, config, "cuda" if cuda else "cpu")
 
 
 def decode_command(
@@ -125,7 +129,10 @@ def decode_command(
     *,
     cuda: bool,
 ) -> list[str]:
-    """The child's command line: one input, one raw output a view on its own descriptor."""
+    """The child's command line: one input, one raw output a view on its own descriptor.
+
+    `descriptors` has one more, the last: there ffmpeg says how far it has come.
+    """
     options: dict[str, Any] = {**input_options(path), "threads": config.threads}
     if cuda:
         options["hwaccel"] = "cuda"
@@ -137,7 +144,7 @@ def decode_command(
         split = source[str(probed.picture.number)].filter_multi_output("split", len(frame_views))
         copies = {view: split[number] for number, view in enumerate(frame_views)}
     outputs = []
-    for view, descriptor in zip(views, descriptors, strict=True):
+    for view, descriptor in zip(views, descriptors[:-1], strict=True):
         if isinstance(view, FrameView):
             stream = _frames(copies[view], view, probed)
             kwargs = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
@@ -146,19 +153,38 @@ def decode_command(
             stream = _samples(source[str(probed.sound.number)], view)
             kwargs = {"format": "s16le", "ac": "1"}
         outputs.append(ffmpeg.output(stream, f"pipe:{descriptor}", **kwargs))
+    outputs += [
+        ffmpeg.output(source[str(number)], "-", format="null", c="copy")
+        for number in _other_streams(probed, views)
+    ]
     graph = ffmpeg.merge_outputs(*outputs).global_args(
         "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+error",
-        "-filter_complex_threads", "1",
+        "-progress", f"pipe:{descriptors[-1]}", "-filter_complex_threads", "1",
     )  # fmt: skip
     command: list[str] = graph.compile(cmd=ffmpeg_binary())
     return command
 
 
+def _other_streams(probed: Probe, views: Sequence[View]) -> list[int]:
+    """Picture or sound that no view takes. They are read all the same, undecoded, because
+
+    - the end of a file may be theirs: without them a whole file can look truncated;
+    - ffmpeg counts time in MPEG streams from the first packet of the streams in use, and a row
+      must not move with what else is asked.
+    """
+    taken = {type(view) for view in views}
+    kinds = ((probed.picture, FrameView), (probed.sound, SoundView))
+    return [stream.number for stream, view in kinds if stream and view not in taken]
+
+
 def _frames(stream: Any, view: FrameView, probed: Probe) -> Any:
     assert probed.picture is not None
     height, width = probed.picture.height, probed.picture.width
-    # round=near (the default): frame i is the last one shown before (i + 0.5) / rate
-    stream = stream.filter("fps", fps=view.rate, start_time=0)
+    # round=near (the default): frame i is the last one shown before (i + 0.5) / rate, and is there
+    # if that is in the video; a video of less than one row still gives that row
+    short = probed.duration is not None and probed.duration * view.rate < 1
+    last = "pass" if short else "round"
+    stream = stream.filter("fps", fps=view.rate, start_time=0, eof_action=last)
     if view.fit == "crop":
         scale = max(view.height / height, view.width / width)
         cover = max(view.height, round(height * scale)), max(view.width, round(width * scale))
@@ -249,28 +275,51 @@ def _check_length(chunk: Chunk, path: str, config: DecodeConfig) -> None:
         raise VideoError(Reason.TOO_LONG, "decode", message)
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """How a child ended."""
+
+    code: int
+    errors: list[str]
+    reached: float
+    """Seconds to the end of the last packet of any stream."""
+
+
+def _errors(log: IO[bytes]) -> list[str]:
+    log.seek(0)
+    lines = log.read(2**20).decode(errors="replace").strip().splitlines()
+    return [line for line in lines if not HARMLESS.search(line)]
+
+
+def _time_reached(progress: IO[bytes]) -> float:
+    """The last `out_time_us=` of ffmpeg's progress reports, in seconds; 0 where there is none."""
+    progress.seek(max(0, progress.seek(0, os.SEEK_END) - 4096))
+    times = re.findall(rb"^out_time_us=(\d+)$", progress.read(), re.MULTILINE)
+    return int(times[-1]) / 1e6 if times else 0.0
+
+
 def _verdict(
     path: str,
     probed: Probe,
     pipes: Sequence[_Pipe],
-    code: int,
-    errors: str,
+    ended: _Ended,
     config: DecodeConfig,
     device: str,
 ) -> Decoded:
     """ffmpeg exits with 0 on a file cut short, so what came out is held against the header."""
     duration = max(pipe.count / pipe.view.rate for pipe in pipes)
-    first_error = next(iter(errors.strip().splitlines()), "")
+    first_error = next(iter(ended.errors), "")
     if not any(pipe.count for pipe in pipes):
         message = f"{path}: nothing could be decoded ({first_error or 'no frames'})"
         raise VideoError(Reason.ZERO_FRAMES, "decode", message)
+    reached = max(duration, ended.reached)
     damage = None
-    if probed.duration is not None and duration < probed.duration - _slack(probed, pipes):
+    if probed.duration is not None and reached < probed.duration - _slack(probed, pipes):
         reason = Reason.TRUNCATED
-        damage = f"{duration:.2f} s of {probed.duration:.2f} s are there"
-    elif code != 0 or first_error:
+        damage = f"{reached:.2f} s of {probed.duration:.2f} s are there"
+    elif ended.code != 0 or first_error:
         reason = Reason.DECODE_ERROR
-        damage = f"{len(errors.strip().splitlines())} errors, the first: {first_error}"
+        damage = f"{len(ended.errors)} errors, the first: {first_error}"
     if damage is not None and config.on_damage == "fail":
         raise VideoError(reason, "decode", f"{path}: {damage}")
     return Decoded(duration=duration, damage=damage, device=device)

@@ -60,15 +60,21 @@ def child(
     max_memory_mb: int | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a child without standard input or output; killed and reaped on every way out."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        pass_fds=pass_fds,
-        env=os.environ | {"AV_LOG_FORCE_NOCOLOR": "1"},
-    )
+    """Runs a child without standard input or output; killed and reaped on every way out.
+
+    Raises AbortError where it cannot be started.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            env=os.environ | {"AV_LOG_FORCE_NOCOLOR": "1"},
+        )
+    except OSError as err:
+        raise AbortError(f"{command[0]}: cannot be started: {err.strerror}") from err
     with process:
         try:
             if max_memory_mb is not None:

@@ -5,16 +5,16 @@ MCN's features: ResNet-152 at 1 frame/s, short side 224, whole frame, L2-normali
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from extractors.config import ImageModelConfig
-from extractors.errors import AbortError
+from extractors.config import ImageModelConfig, ImageNetwork
 from extractors.extractor import Resources, TrackSpec
-from extractors.torch_model import forward, load_state_dict, model_dtype
+from extractors.torch_model import forward, load_state_dict, load_weights, model_dtype
 from extractors.views import FrameView
 from extractors.weights import locate, weights_digest
 from extractors.windows import Window, Windowing
@@ -22,7 +22,14 @@ from extractors.windows import Window, Windowing
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE = (127 / 255,) * 3, (128 / 255,) * 3  # EfficientNet-lite: (pixel - 127) / 128
 
-DIMS = {"efficientnet_lite0": 1280, "resnet18": 512, "resnet50": 2048, "resnet152": 2048}
+DIMS: dict[ImageNetwork, int] = {
+    "efficientnet_lite0": 1280,
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "resnet152": 2048,
+}
 
 
 class ImageModel:
@@ -47,7 +54,7 @@ class ImageModel:
     def setup(self, device: torch.device) -> None:
         """Loads the network. Raises AbortError where its weights are missing or do not fit."""
         path = locate(self._config.model, self._config.weights, "extractors.*.weights")
-        model = build_network(self._config.model, load_state_dict(path), str(path))
+        model = build_network(self._config.model, load_state_dict(path), path)
         mean, std = LITE if self._config.model == "efficientnet_lite0" else IMAGENET
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
@@ -80,7 +87,7 @@ class ImageModel:
         self._model = None
 
 
-def build_network(name: str, state: Mapping[str, Tensor], source: str) -> nn.Module:
+def build_network(name: str, state: Mapping[str, Tensor], path: Path) -> nn.Module:
     """A network that gives the pooled features. Raises AbortError where the weights do not fit."""
     if name == "efficientnet_lite0":
         import timm
@@ -93,10 +100,7 @@ def build_network(name: str, state: Mapping[str, Tensor], source: str) -> nn.Mod
 
         model = torchvision.models.get_model(name)
         last = "fc"
-    try:
-        model.load_state_dict(dict(state))
-    except RuntimeError as err:
-        raise AbortError(f"{source}: not the weights of {name}: {str(err)[:300]}") from err
+    load_weights(model, state, path, name)
     setattr(model, last, nn.Identity())
     return model
 

@@ -57,6 +57,8 @@ class LogMel:
         num_rows = -(-window.num_own // HOP)
         samples = window.data.astype(np.float32) / 32768
         emphasised = samples[1:] - np.float32(PRE_EMPHASIS) * samples[:-1]
+        if window.num_own < self.windowing.step:  # the file ends here, and so does its emphasis
+            emphasised[self.windowing.before + window.num_own - 1] = 0
         frames = np.lib.stride_tricks.sliding_window_view(emphasised, WINDOW)[::HOP][:num_rows]
         spectrum = np.fft.rfft(frames * hamming(), axis=1).astype(np.complex64)
         power = np.abs(spectrum) ** 2

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from extractors.config import MotionModelConfig
 from extractors.errors import AbortError
 from extractors.extractor import Resources, TrackSpec
-from extractors.torch_model import forward, load_state_dict
+from extractors.torch_model import forward, load_state_dict, load_weights
 from extractors.views import FrameView
 from extractors.weights import locate, weights_digest
 from extractors.windows import Window, Windowing
@@ -51,9 +51,10 @@ class MotionModel:
         path = locate("transnetv2", self._config.weights, "extractors.*.weights")
         trunk = Trunk()
         try:
-            trunk.load_state_dict(fuse_convolutions(load_state_dict(path)))
-        except (KeyError, RuntimeError) as err:
-            raise AbortError(f"{path}: not the weights of TransNet V2: {str(err)[:300]}") from err
+            state = fuse_convolutions(load_state_dict(path))
+        except KeyError as err:
+            raise AbortError(f"{path}: not the weights of TransNet V2: no {err}") from err
+        load_weights(trunk, state, path, "TransNet V2")
         self._device = device
         self._model = trunk.to(device).eval()
 

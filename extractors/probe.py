@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,8 +19,9 @@ from extractors.errors import Reason, VideoError
 from extractors.ffmpeg import child, ffmpeg_binary, input_options
 
 PROBE_DEADLINE = 30.0
+HEADER_BYTES = 2**24  # of what ffmpeg prints: the tags of a file can be of any size
 
-_STREAM = re.compile(r"^  Stream #0:(\d+)\S*: (Video|Audio): (\w+)(.*)$")
+_STREAM = re.compile(r"^ +Stream #0:(\d+)\S*: (Video|Audio): (\w+)(.*)$")
 _SIZE = re.compile(r", (\d+)x(\d+)")
 _SAR = re.compile(r"SAR (\d+):(\d+)")
 _RATE = re.compile(r", ([\d.]+)(k?) fps")
@@ -65,7 +67,7 @@ class Probe:
 def probe(path: str, config: DecodeConfig) -> Probe:
     """Raises VideoError: gone, unreadable, empty, not a video, refused, too long, too large."""
     check_file(path)
-    found = parse_header(_read_header(path), path)
+    found = parse_header(_read_header(path, config.max_memory_mb), path)
     if found.picture is None and found.sound is None:
         raise VideoError(Reason.NO_STREAMS, "probe", f"{path}: holds neither picture nor sound")
     if found.duration is not None and found.duration > config.max_seconds:
@@ -82,6 +84,12 @@ def probe(path: str, config: DecodeConfig) -> Probe:
 def check_file(path: str) -> None:
     """Raises VideoError unless `path` is a readable regular file with something in it."""
     try:
+        path.encode()  # ffmpeg-python, JSON and parquet take no other names
+    except UnicodeEncodeError as err:
+        shown = path.encode(errors="backslashreplace").decode()
+        message = f"{shown}: its name is not UTF-8; rename it"
+        raise VideoError(Reason.UNREADABLE, "probe", message) from err
+    try:
         status = os.stat(path)
     except FileNotFoundError as err:
         raise VideoError(Reason.NOT_FOUND, "probe", f"{path}: no such file") from err
@@ -95,22 +103,24 @@ def check_file(path: str) -> None:
         raise VideoError(Reason.EMPTY_FILE, "probe", f"{path}: 0 bytes")
 
 
-def _read_header(path: str) -> str:
+def _read_header(path: str, max_memory_mb: int) -> str:
     """What `ffmpeg -i` prints of a file (it exits with 1: no output was asked for)."""
     arguments = ffmpeg.input(**input_options(path)).output("-").get_args()
     command = [ffmpeg_binary(), "-hide_banner", "-nostdin", *arguments[: arguments.index("-i") + 2]]
-    with child(command) as process:
-        try:
-            _, errors = process.communicate(timeout=PROBE_DEADLINE)
-        except subprocess.TimeoutExpired as err:
-            message = f"{path}: its header was not read in {PROBE_DEADLINE:.0f} s"
-            raise VideoError(Reason.TIMEOUT, "probe", message) from err
-    return errors.decode(errors="replace")
+    with tempfile.TemporaryFile() as log:
+        with child(command, log, max_memory_mb=max_memory_mb) as process:
+            try:
+                process.wait(timeout=PROBE_DEADLINE)
+            except subprocess.TimeoutExpired as err:
+                message = f"{path}: its header was not read in {PROBE_DEADLINE:.0f} s"
+                raise VideoError(Reason.TIMEOUT, "probe", message) from err
+        log.seek(0)
+        return log.read(HEADER_BYTES).decode(errors="replace")
 
 
 def parse_header(text: str, path: str) -> Probe:
     """Raises VideoError with the reason that ffmpeg's messages point to."""
-    lines = text.splitlines()
+    lines = text.split("\n")  # a tag may hold any other line separator
     opened = next((match for line in lines if (match := _INPUT.match(line))), None)
     if opened is None:
         raise _why_not_opened(text, path)

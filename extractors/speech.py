@@ -69,7 +69,8 @@ class SpeechRecogniser:
         for piece in found:
             text = piece.text.strip()
             if text and piece.no_speech_prob <= self._config.max_no_speech:
-                start, end = round(piece.start + offset, 3), round(piece.end + offset, 3)
+                last = min(piece.end, len(samples) / RATE)  # Whisper may hear on past the end
+                start, end = round(piece.start + offset, 3), round(last + offset, 3)
                 if end > start:
                     yield Segment(start, end, text, "asr")
 

@@ -42,7 +42,7 @@ class SentenceEncoder:
         self._model = SentenceTransformer(str(path), device=str(device), local_files_only=True)
 
     def encode(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """(N, D) float32, one row a sentence, each of length 1."""
+        """(N, D) float32, one row a sentence, each of length 1; at least one sentence."""
         assert self._model is not None, "encode before setup"
         vectors: NDArray[np.float32] = self._model.encode(
             list(sentences),

