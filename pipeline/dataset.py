@@ -47,10 +47,18 @@ def read_dataset_card(dataset: str) -> dict[str, Any]:
     except FileNotFoundError as err:
         raise UsageError(f"{dataset}: not a dataset (no dataset.json); make one with "
                          "`pipeline run extract --output`") from err  # fmt: skip
+    except ValueError as err:
+        raise AbortError(f"{url}: not JSON: {err}") from err
     if card.get("format_version") != FORMAT_VERSION:
         version = card.get("format_version")
         raise AbortError(f"{url}: format version {version!r}, this program reads {FORMAT_VERSION}")
     return card
+
+
+def check_version(dataset: str) -> None:
+    """Raises AbortError where a dataset of another format version is; an empty place is fine."""
+    if storage.exists(storage.join(dataset, "dataset.json")):
+        read_dataset_card(dataset)
 
 
 def read_dataset_config(dataset: str) -> ExtractConfig:
@@ -74,10 +82,15 @@ def read_all_rows(dataset: str) -> list[dict[str, Any]]:
 
 def write_manifest(dataset: str, records: Sequence[ShardRecord]) -> None:
     """Publishes manifest.parquet: every row of every shard, with the shard and its tar's sha256."""
+    with storage.publishing(storage.join(dataset, "manifest.parquet")) as temporary:
+        pq.write_table(manifest_table(dataset, records), temporary)
+
+
+def manifest_table(dataset: str, records: Sequence[ShardRecord]) -> pa.Table:
+    """What manifest.parquet is to hold."""
     digests = {record.number: record.tar_sha256 for record in records}
     rows = [row | {"tar_sha256": digests[row["shard"]]} for row in read_all_rows(dataset)]
     schema = ROW_SCHEMA.append(pa.field("shard", pa.int32())).append(
         pa.field("tar_sha256", pa.string())
     )
-    with storage.publishing(storage.join(dataset, "manifest.parquet")) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -1,6 +1,7 @@
 """`run extract`: plan, run the jobs that are missing, publish the manifest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ import torch
 
 from extractors.errors import AbortError
 from pipeline.config import ExtractConfig, dataset_fingerprint
-from pipeline.dataset import read_records, write_dataset_card, write_manifest
+from pipeline.dataset import check_version, read_records, write_dataset_card, write_manifest
 from pipeline.jobs import Job, make_jobs
 from pipeline.plan import extend_plan, read_plan, write_plan
 from pipeline.shards import ShardRecord
@@ -32,14 +33,21 @@ class Todo:
 
 
 def plan_extract(source: str, dataset: str, config: ExtractConfig) -> Todo:
-    """Extends the dataset's plan by what the source lists and finds the shards to make."""
+    """Extends the dataset's plan by what the source lists and finds the shards to make.
+
+    Raises UsageError for a source without videos, AbortError for a dataset of another version or
+    one that cannot be written.
+    """
     videos = read_source(source)
-    plan = extend_plan(read_plan(dataset), videos, config)
-    jobs = make_jobs(dataset, plan, dataset_fingerprint(config))
-    write_plan(dataset, plan)
-    write_dataset_card(dataset, config)
+    with _aborting_on_os_errors(dataset):
+        check_version(dataset)
+        plan = extend_plan(read_plan(dataset), videos, config)
+        jobs = make_jobs(dataset, plan, dataset_fingerprint(config))
+        records = read_records(dataset)
+        write_plan(dataset, plan)
+        write_dataset_card(dataset, config)
     wanted = {job.number: job.digest for job in jobs}
-    done = [record for record in read_records(dataset) if wanted.get(record.number) == record.job]
+    done = [record for record in records if wanted.get(record.number) == record.job]
     numbers = {record.number for record in done}
     return Todo(tuple(job for job in jobs if job.number not in numbers), tuple(done))
 
@@ -58,14 +66,21 @@ def run_extract(
 
     Raises AbortError: a worker that died, a full disk, weights that are missing.
     """
-    if todo.jobs:
-        try:
+    with _aborting_on_os_errors(dataset):
+        if todo.jobs:
             _run(todo.jobs, config, device, executor, num_workers, on_record)
-        except OSError as err:
-            raise AbortError(f"{dataset}: {err.strerror or err}; finished shards are kept") from err
-    records = read_records(dataset)
-    write_manifest(dataset, records)
+        records = read_records(dataset)
+        write_manifest(dataset, records)
     return records
+
+
+@contextmanager
+def _aborting_on_os_errors(dataset: str) -> Iterator[None]:
+    """A full disk, a folder that cannot be written, a network that is gone: one line."""
+    try:
+        yield
+    except OSError as err:
+        raise AbortError(f"{dataset}: {err}; finished shards are kept") from err
 
 
 def _run(

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import webdataset as wds
 from numpy.typing import NDArray
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from extractors.tracks import Segment, Track
+from pipeline import storage
 from pipeline.shards import shard_numbers, shard_url
 
 
@@ -78,7 +78,7 @@ def read_shard(dataset: str, number: int, tracks: set[str] | None = None) -> Ite
         extension = name.partition(".")[2]
         return members is None or not extension.endswith(".npy") or extension in members
 
-    with fsspec.open(shard_url(dataset, number, ".tar"), "rb") as stream:
+    with storage.open_binary(shard_url(dataset, number, ".tar")) as stream:
         files = tar_file_expander([{"url": "shard", "stream": stream}], select_files=wanted)
         yield from map(decode_sample, group_by_keys(files))
 

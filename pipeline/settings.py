@@ -6,13 +6,13 @@ all of them are filled and how a wrong key is answered.
 
 import difflib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from yaml import YAMLError
 
 from extractors.errors import UsageError
 from extractors.settings import Settings as Settings
@@ -29,7 +29,11 @@ def load_settings(
     and what is allowed.
     """
     layers = [_parse_yaml(name, text) for name, text in yaml_texts]
-    merged = OmegaConf.merge(*layers, _parse_overrides(overrides))
+    try:
+        merged = OmegaConf.merge(*layers, _parse_overrides(overrides))
+    except (OmegaConfBaseException, TypeError) as err:  # a list over a mapping
+        given = ", ".join([name for name, _ in yaml_texts] + [f"--set {o}" for o in overrides])
+        raise UsageError(f"{given}: {_one_line(err)}") from err
     try:
         return model.model_validate(OmegaConf.to_container(merged, resolve=False))
     except ValidationError as err:
@@ -43,22 +47,27 @@ def dump_settings(settings: Settings) -> str:
 
 def _parse_yaml(name: str, text: str) -> DictConfig:
     try:
+        if not isinstance(yaml.safe_load(text) or {}, dict):
+            raise UsageError(f"{name}: expected a mapping, as in 'train: {{epochs: 10}}'")
         parsed = OmegaConf.create(text)
-    except (YAMLError, OmegaConfBaseException, ValueError) as err:
-        raise UsageError(f"{name}: not YAML: {err}") from err
-    if not isinstance(parsed, DictConfig):
-        raise UsageError(f"{name}: expected a mapping of settings, as in 'train: {{lr: 1e-4}}'")
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as err:
+        raise UsageError(f"{name}: not YAML: {_one_line(err)}") from err
+    assert isinstance(parsed, DictConfig)
     return parsed
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())
 
 
 def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         if "=" not in override:
-            raise UsageError(f"--set {override}: expected KEY=VALUE, as in train.lr=1e-4")
+            raise UsageError(f"--set {override}: expected KEY=VALUE, as in train.epochs=10")
     try:
         return OmegaConf.from_dotlist(list(overrides))
-    except (YAMLError, OmegaConfBaseException, ValueError) as err:
-        raise UsageError(f"--set {' '.join(overrides)}: {err}") from err
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as err:
+        raise UsageError(f"--set {' '.join(overrides)}: {_one_line(err)}") from err
 
 
 def _explain(model: type[BaseModel], err: ValidationError) -> str:
@@ -67,22 +76,53 @@ def _explain(model: type[BaseModel], err: ValidationError) -> str:
 
 
 def _explain_one(model: type[BaseModel], detail: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in detail["loc"])
+    holder, place = _holder(model, detail["loc"])
+    where = ".".join(place)
     if detail["type"] != "extra_forbidden":
         return f"{where} = {detail['input']!r}: {detail['msg']}"
-    known = sorted(all_keys(model))
+    siblings = {".".join([*place[:-1], name]) for name in holder.model_fields}
+    known = sorted(siblings | set(all_keys(model)))
     close = difflib.get_close_matches(where, known, n=1, cutoff=0.5)
-    hint = f", did you mean {close[0]}?" if close else f"; known keys: {', '.join(known)}"
+    shown = sorted(siblings) if len(place) > 1 else known
+    hint = f", did you mean {close[0]}?" if close else f"; known keys: {', '.join(shown)}"
     return f"{where}: no such setting{hint}"
+
+
+def _holder(
+    model: type[BaseModel], location: Sequence[int | str]
+) -> tuple[type[BaseModel], list[str]]:
+    """The model in which an error lies, and the dotted key: pydantic's place without the tags by
+    which it chose among the models of a union."""
+    kinds, place = [model], []
+    for part in location:
+        tagged = [kind for kind in kinds if _tag(kind) == part]
+        if len(kinds) > 1 and tagged:
+            kinds = tagged
+            continue
+        place.append(str(part))
+        if len(kinds) == 1 and part in kinds[0].model_fields and part is not location[-1]:
+            kinds = _models(kinds[0].model_fields[str(part)].annotation) or kinds
+    return kinds[0], place
+
+
+def _tag(kind: type[BaseModel]) -> object:
+    return kind.model_fields["kind"].default if "kind" in kind.model_fields else None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models of an annotation: of an optional one, a union, the values of a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
 def all_keys(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
     """Every dotted key of a model, with its field's docstring."""
     keys: dict[str, str] = {}
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys |= all_keys(kind, f"{prefix}{name}.")
+        models = _models(field.annotation)
+        if len(models) == 1:
+            keys |= all_keys(models[0], f"{prefix}{name}.")
         else:
             keys[f"{prefix}{name}"] = field.description or ""
     return keys

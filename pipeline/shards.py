@@ -98,11 +98,17 @@ def shard_numbers(dataset: str) -> list[int]:
 def read_record(dataset: str, number: int) -> ShardRecord:
     """The record of a published shard. Raises FileNotFoundError, or AbortError if it is foreign."""
     url = shard_url(dataset, number, "_stats.json")
-    fields = dict(storage.read_json(url))
+    try:
+        fields = dict(storage.read_json(url))
+    except (ValueError, TypeError) as err:
+        raise AbortError(f"{url}: not a shard's record: {err}") from err
     version = fields.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise AbortError(f"{url}: format version {version!r}, this program reads {FORMAT_VERSION}")
-    return ShardRecord(**fields)
+    try:
+        return ShardRecord(**fields)
+    except TypeError as err:
+        raise AbortError(f"{url}: not a shard's record: {err}") from err
 
 
 def read_rows(dataset: str, number: int) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 
 from extractors.errors import UsageError
 from pipeline import storage
@@ -21,6 +20,7 @@ VIDEO_SUFFIXES = frozenset(
     )
 )
 KEY = re.compile(r"[A-Za-z0-9_-]+")
+COLUMNS = ("path", "uri", "key", "captions", "label", "split")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ def check_keys(videos: Iterable[SourceVideo]) -> None:
     """Raises UsageError for a key with other characters, or one that two videos share."""
     seen: dict[str, SourceVideo] = {}
     for video in videos:
+        if not _is_text(video.uri):
+            raise UsageError(f"{video.uri!a}: a file name that is not UTF-8; rename it")
         if not KEY.fullmatch(video.key):
             raise UsageError(
                 f"key {video.key!r} of {video.path}: only letters, digits, _ and - are allowed "
@@ -65,6 +67,15 @@ def check_keys(videos: Iterable[SourceVideo]) -> None:
                 f"key {video.key!r} is given twice: {first.path} and {video.path}; rename one, "
                 "or list them in a csv with a column 'key'"
             )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be written down: parquet and JSON hold no lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def key_of(path: str) -> str:
@@ -80,12 +91,12 @@ def key_of(path: str) -> str:
 
 def _list_source(source: str) -> Iterator[SourceVideo]:
     suffix = source.rpartition(".")[2].lower()
-    if any(sign in source for sign in "*?["):
-        return _list_glob(source)
-    filesystem, path = url_to_fs(source)
+    filesystem, path = storage.locate(source)
     if filesystem.isdir(path):
         return _list_folder(source)
     if not filesystem.exists(path):
+        if any(sign in source for sign in "*?["):
+            return _list_glob(source)
         raise UsageError(f"{source}: no such file or folder")
     if suffix in ("csv", "parquet"):
         return _list_table(source, suffix)
@@ -93,7 +104,7 @@ def _list_source(source: str) -> Iterator[SourceVideo]:
 
 
 def _list_folder(source: str) -> Iterator[SourceVideo]:
-    filesystem, root = url_to_fs(source)
+    filesystem, root = storage.locate(source)
     found = filesystem.find(root, detail=True)
     videos = [
         path
@@ -104,7 +115,7 @@ def _list_folder(source: str) -> Iterator[SourceVideo]:
 
 
 def _list_glob(source: str) -> Iterator[SourceVideo]:
-    filesystem, pattern = url_to_fs(source)
+    filesystem, pattern = storage.locate(source)
     found = filesystem.glob(pattern, detail=True)
     files = sorted(path for path, facts in found.items() if facts["type"] == "file")
     literal = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
@@ -129,21 +140,27 @@ def _list_table(source: str, suffix: str) -> Iterator[SourceVideo]:
     """Columns: `path` or `uri` (relative ones from the list's folder), optional others."""
     buffer = pa.BufferReader(storage.read_bytes(source))
     try:
-        text = pa_csv.ConvertOptions(column_types={"key": pa.string(), "label": pa.string()})
-        table = pq.read_table(buffer) if suffix == "parquet" else pa_csv.read_csv(
-            buffer, convert_options=text
-        )  # fmt: skip
+        table = pq.read_table(buffer) if suffix == "parquet" else _read_csv(buffer)
     except pa.ArrowInvalid as err:
         raise UsageError(f"{source}: not a {suffix} table: {err}") from err
     column = next((name for name in ("path", "uri") if name in table.column_names), None)
     if column is None:
         columns = ", ".join(table.column_names)
         raise UsageError(f"{source}: needs a column 'path' or 'uri', has: {columns}")
-    base = url_to_fs(source)[1].rpartition("/")[0]
+    base = storage.locate(source)[1].rpartition("/")[0]
     for number, row in enumerate(table.to_pylist(), start=1):
         if not row[column]:
             raise UsageError(f"{source}: row {number} has no {column}")
         yield _from_row(row, str(row[column]), source, base)
+
+
+def _read_csv(buffer: pa.BufferReader) -> pa.Table:
+    """All columns of ours as text: a key 007 is not the number 7."""
+    return pa_csv.read_csv(
+        buffer,
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
+    )
 
 
 def _from_row(row: Mapping[str, Any], path: str, source: str, base: str) -> SourceVideo:
@@ -153,7 +170,7 @@ def _from_row(row: Mapping[str, Any], path: str, source: str, base: str) -> Sour
     def absolute(name: str) -> str:
         if "://" in name or name.startswith("/"):
             return name
-        filesystem, _ = url_to_fs(source)
+        filesystem, _ = storage.locate(source)
         return _uri(filesystem, f"{base}/{name}")
 
     captions = text("captions")

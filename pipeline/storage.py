@@ -2,15 +2,18 @@
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+from extractors.errors import UsageError
 
 
 def join(base: str, *parts: str) -> str:
@@ -18,22 +21,33 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *parts])
 
 
+def locate(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL and the path on it. Raises UsageError for an unknown protocol."""
+    if "://" not in url:  # a plain path, whatever signs it holds: '::' would chain file systems
+        return LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
+    try:
+        filesystem, path = url_to_fs(url)
+    except (ValueError, ImportError) as err:
+        raise UsageError(f"{url}: {err}") from err
+    return filesystem, path
+
+
 def local_path(url: str) -> Path | None:
     """The path on this machine's disk, or None where the URL is remote."""
-    filesystem, path = url_to_fs(url)
+    filesystem, path = locate(url)
     return Path(path) if isinstance(filesystem, LocalFileSystem) else None
 
 
 def exists(url: str) -> bool:
     """Whether a file or folder is there, asked anew (no listing cache)."""
-    filesystem, path = url_to_fs(url)
+    filesystem, path = locate(url)
     filesystem.invalidate_cache()
     return bool(filesystem.exists(path))
 
 
 def names(url: str) -> list[str]:
     """Sorted names of the entries of a folder; empty where it does not exist."""
-    filesystem, path = url_to_fs(url)
+    filesystem, path = locate(url)
     filesystem.invalidate_cache()
     if not filesystem.isdir(path):
         return []
@@ -42,15 +56,22 @@ def names(url: str) -> list[str]:
 
 def remove(url: str) -> None:
     """Removes a file if it is there."""
-    filesystem, path = url_to_fs(url)
-    if filesystem.exists(path):
+    filesystem, path = locate(url)
+    with suppress(FileNotFoundError):
         filesystem.rm_file(path)
+
+
+def open_binary(url: str) -> IO[bytes]:
+    """Opens a file for reading. Raises FileNotFoundError where it does not exist."""
+    filesystem, path = locate(url)
+    file: IO[bytes] = filesystem.open(path, "rb")
+    return file
 
 
 def read_bytes(url: str) -> bytes:
     """The whole file. Raises FileNotFoundError where it does not exist."""
-    with fsspec.open(url, "rb") as file:
-        return bytes(file.read())
+    with open_binary(url) as file:
+        return file.read()
 
 
 def read_json(url: str) -> Any:
@@ -71,11 +92,10 @@ def publishing(url: str) -> Iterator[Path]:
     name = url.rsplit("/", 1)[-1]
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.parent if target is not None else None
-    handle, temporary_name = tempfile.mkstemp(prefix=f".{name}.", suffix=".partial", dir=folder)
-    os.close(handle)
-    temporary = Path(temporary_name)
-    try:
+    folder = target.parent if target is not None else Path(tempfile.gettempdir())
+    temporary = folder / f".{name}.{secrets.token_hex(8)}.partial"
+    try:  # before it is made: a signal may arrive at any line
+        temporary.touch(0o600, exist_ok=False)
         yield temporary
         if target is not None:
             temporary.chmod(0o666 & ~_umask())
@@ -83,7 +103,7 @@ def publishing(url: str) -> Iterator[Path]:
             temporary.replace(target)
             _sync(target.parent)
         else:
-            filesystem, path = url_to_fs(url)
+            filesystem, path = locate(url)
             filesystem.put_file(str(temporary), path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -123,7 +143,7 @@ def local_copy(url: str) -> Iterator[str]:
     if path is not None:
         yield str(path)
         return
-    filesystem, remote = url_to_fs(url)
+    filesystem, remote = locate(url)
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, remote.rpartition("/")[2])
         filesystem.get_file(remote, copy)

@@ -2,29 +2,28 @@
 
 import hashlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.dataset import read_dataset_card
+from pipeline.dataset import manifest_table, read_dataset_card, read_records
+from pipeline.jobs import make_jobs
 from pipeline.plan import read_plan
 from pipeline.samples import read_shard
-from pipeline.shards import ShardRecord, read_record, read_rows, shard_numbers, shard_url
+from pipeline.shards import ShardRecord, read_rows, shard_name, shard_url
 
 
 def verify_dataset(dataset: str) -> list[str]:
     """One line a problem; empty where tar, parquet, record, plan and manifest agree."""
-    read_dataset_card(dataset)
-    problems: list[str] = []
-    for number in shard_numbers(dataset):
-        problems += _shard_problems(dataset, read_record(dataset, number))
-    planned = {video.shard for video in read_plan(dataset)}
-    missing = sorted(planned - set(shard_numbers(dataset)))
-    problems += [f"shard {number}: planned, not made yet" for number in missing]
-    return problems + list(_manifest_problems(dataset))
+    card = read_dataset_card(dataset)
+    records = read_records(dataset)
+    problems = [line for record in records for line in _shard_problems(dataset, record)]
+    problems += _plan_problems(dataset, records, card["fingerprint"])
+    if not problems:  # the manifest repeats what the shards say
+        problems += _manifest_problems(dataset, records)
+    return problems
 
 
 def _shard_problems(dataset: str, record: ShardRecord) -> Iterator[str]:
@@ -49,20 +48,32 @@ def _shard_problems(dataset: str, record: ShardRecord) -> Iterator[str]:
         yield f"shard {record.name}: its tar, parquet and record list different videos"
 
 
-def _manifest_problems(dataset: str) -> Iterator[str]:
+def _plan_problems(dataset: str, records: Sequence[ShardRecord], fingerprint: str) -> Iterator[str]:
+    made = {record.number: record.job for record in records}
+    for job in make_jobs(dataset, read_plan(dataset), fingerprint):
+        name = shard_name(job.number)
+        if job.number not in made:
+            yield f"shard {name}: planned, not made yet; run `pipeline run extract` to its end"
+        elif made[job.number] != job.digest:
+            yield f"shard {name}: made of other videos or settings; run `pipeline run extract`"
+
+
+def _manifest_problems(dataset: str, records: Sequence[ShardRecord]) -> Iterator[str]:
     url = storage.join(dataset, "manifest.parquet")
     if not storage.exists(url):
         yield f"{url}: missing; run `pipeline run extract` to its end"
         return
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
-    listed = dict(zip(table["shard"].to_pylist(), table["tar_sha256"].to_pylist(), strict=True))
-    actual = {n: read_record(dataset, n).tar_sha256 for n in shard_numbers(dataset)}
-    if listed != actual:
+    try:
+        listed = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
+    except pa.ArrowInvalid as err:
+        yield f"{url}: cannot be read: {err}"
+        return
+    if not listed.equals(manifest_table(dataset, records)):
         yield f"{url}: does not list the shards that are there; run `pipeline run extract` again"
 
 
 def _sha256(url: str) -> str:
-    with fsspec.open(url, "rb") as file:
+    with storage.open_binary(url) as file:
         digest = hashlib.sha256()
         while block := file.read(2**20):
             digest.update(block)

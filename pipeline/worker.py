@@ -5,6 +5,7 @@ file ─ probe ─ decode ─┬─ windows ─ batches across videos ─ extrac
 """
 
 import contextlib
+import errno
 import hashlib
 import time
 from collections import defaultdict
@@ -91,10 +92,10 @@ class Batcher:
 
     def _extract_alone(self, owner: InProgress, window: Window) -> None:
         try:
-            (rows,) = self.extractor.extract([window])
-        except EXTRACTOR_ERRORS as err:
-            message = f"{owner.video.uri}: {self.name}: {type(err).__name__}: {err}"
-            owner.failure = VideoError(Reason.EXTRACTOR_ERROR, self.name, message)
+            with _blaming(owner.video, self.name):
+                (rows,) = self.extractor.extract([window])
+        except VideoError as err:
+            owner.failure = err
             owner.num_waiting -= 1
         else:
             self._deliver(owner, rows)
@@ -156,7 +157,7 @@ class Worker:
         """Decodes one video, feeding every extractor; what fails is kept in `failure`."""
         progress = InProgress(video)
         try:
-            with storage.local_copy(video.uri) as path:
+            with _local_copy(video.uri, Reason.NOT_FOUND, "fetch") as path:
                 with self._timed("probe"):
                     progress.probed = probe(path, self._config.decode)
                     progress.content_id = content_id(path)
@@ -174,7 +175,7 @@ class Worker:
             return None
         with self._timed("captions"):
             if video.captions is not None:
-                with storage.local_copy(video.captions) as local:
+                with _local_copy(video.captions, Reason.BAD_CAPTIONS, "captions") as local:
                     return read_captions(local)
             beside = find_captions(path)
             return read_captions(beside) if beside else None
@@ -229,13 +230,21 @@ class Worker:
                 with self._timed("extract"):
                     batcher.add(progress, window)
             elif self._speech is not None:
-                with self._timed("speech"):
+                with self._timed("speech"), _blaming(progress.video, "speech"):
                     progress.segments += self._speech.recognise(window, progress.pieces_heard)
                 progress.pieces_heard += 1
 
     def _result(self, progress: InProgress) -> tuple[InProgress, VideoSample | None]:
-        if progress.failure is not None:
-            return progress, None
+        sample = None
+        if progress.failure is None:
+            try:
+                sample = self._sample(progress)
+            except VideoError as err:
+                progress.failure = err
+        return progress, sample
+
+    def _sample(self, progress: InProgress) -> VideoSample:
+        """From all rows and segments of a video. Raises VideoError where one cannot be finished."""
         with self._timed("finish"):
             tracks = {
                 batcher.name: self._track(batcher, progress)
@@ -244,21 +253,21 @@ class Worker:
             }
         text = None
         if self._text is not None and progress.segments:
-            with self._timed("text"):
+            with self._timed("text"), _blaming(progress.video, "text"):
                 vectors = self._text.encode([segment.text for segment in progress.segments])
                 text = vectors.astype(self._text.dtype)
-        sample = VideoSample(
+        return VideoSample(
             key=progress.video.key,
             meta=self._meta(progress, tracks),
             tracks=tracks,
             segments=tuple(progress.segments),
             text=text,
         )
-        return progress, sample
 
     def _track(self, batcher: Batcher, progress: InProgress) -> Track:
         spec = batcher.extractor.spec
-        rows = batcher.extractor.finish(np.concatenate(progress.rows[batcher.name]))
+        with _blaming(progress.video, batcher.name):
+            rows = batcher.extractor.finish(np.concatenate(progress.rows[batcher.name]))
         return Track(rows.astype(spec.dtype), start=spec.start, hop=spec.hop)
 
     def _meta(self, progress: InProgress, tracks: dict[str, Track]) -> dict[str, Any]:
@@ -310,7 +319,39 @@ class Worker:
             self.stage_seconds[stage] += time.monotonic() - started
 
 
+@contextlib.contextmanager
+def _blaming(video: SourceVideo, stage: str) -> Iterator[None]:
+    """What a model raises on one video's input is that video's failure."""
+    try:
+        yield
+    except EXTRACTOR_ERRORS as err:
+        message = f"{video.uri}: {stage}: {type(err).__name__}: {err}"
+        raise VideoError(Reason.EXTRACTOR_ERROR, stage, message) from err
+
+
+@contextlib.contextmanager
+def _local_copy(url: str, gone: Reason, stage: str) -> Iterator[str]:
+    """A local path of a file. Raises VideoError where it cannot be fetched, but a full disk of
+    ours is no fault of the video's."""
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(storage.local_copy(url))
+        except FileNotFoundError as err:
+            raise VideoError(gone, stage, f"{url}: no such file") from err
+        except OSError as err:
+            if err.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise VideoError(Reason.UNREADABLE, stage, f"{url}: {err}") from err
+        yield path
+
+
 def content_id(path: str) -> str:
-    """The sha256 of the file's bytes: what a video is, whatever it is called."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The sha256 of the file's bytes: what a video is, whatever it is called.
+
+    Raises VideoError where they cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise VideoError(Reason.UNREADABLE, "probe", f"{path}: {err.strerror}") from err

@@ -8,13 +8,13 @@ from types import FrameType
 import typer
 
 from extractors.errors import PipelineError, UsageError
-from pipeline.cli import datasets, demo, run, search, show
+from pipeline.cli import datasets, demo, evaluate, run, search, show
 
 HELP = "Raw videos to features, to a learned space of video, sound and speech, to search."
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(run.app, name="run", help="The three stages, and all of them.")
-app.add_typer(search.evaluate_app, name="evaluate", help="How good a run is, on a held-out split.")
+app.add_typer(evaluate.app, name="evaluate", help="How good a run is, on held-out data.")
 app.add_typer(datasets.weights_app, name="weights", help="Pretrained weights.")
 app.command()(search.search)
 app.command()(datasets.status)
@@ -35,7 +35,7 @@ def main() -> None:
     for package in ("pipeline", "training", "index"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        app()
+        app(prog_name="pipeline")  # not `python -m pipeline`, however it was started
     except PipelineError as err:
         if "--debug" in sys.argv:
             raise

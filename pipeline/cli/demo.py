@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli import options, run, search, show
+from pipeline.cli import evaluation_tables, options, run, search, show
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +41,9 @@ def demo(
     dataset, model, index = (f"{folder}/{name}" for name in ("dataset", "run", "index"))
     chosen = options.choose_device(device)
     retrieval = evaluate_retrieval(model, dataset, device=chosen)
-    columns, rows = search.retrieval_table(retrieval)
+    columns, rows = evaluation_tables.retrieval_table(retrieval)
     show.table("Held-out videos: retrieval (chance in brackets)", columns, rows)
-    clusters = search.cluster_table(evaluate_clusters(model, dataset, device=chosen))
+    clusters = evaluation_tables.cluster_table(evaluate_clusters(model, dataset, device=chosen))
     show.table("Held-out videos: clusters against topics", *clusters)
     page = write_demo_page(index, chosen, columns, rows)
     show.out.print(f"Page with thumbnails: {page}", soft_wrap=True)

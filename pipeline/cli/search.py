@@ -1,8 +1,8 @@
-"""`pipeline search` and `pipeline evaluate`."""
+"""`pipeline search`."""
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from index.embeddings import Embedder
     from index.search import Hit, SearchIndex
     from pipeline.config import ExtractConfig
-    from training.evaluation import ClusterRow, RetrievalRow
-
-evaluate_app = typer.Typer(no_args_is_help=True)
-
-Model = Annotated[str, typer.Option(help="The run that `run train` wrote.")]
-Split = Annotated[str, typer.Option(help="Split to evaluate; 'all' for every video.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def search(
@@ -32,7 +25,7 @@ def search(
     audio: Annotated[str | None, typer.Option(help="A sound file to look for.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file to look for.")] = None,
     k: Annotated[int, typer.Option("-k", help="Number of results.", min=1)] = 5,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     device: options.Device = "auto",
     debug: options.Debug = False,
 ) -> None:
@@ -106,91 +99,3 @@ def print_hits(query: str, hits: "list[Hit]") -> None:
         for h in hits
     ]
     show.table(f"“{query}”", ("rank", "video", "time", "score", "transcript"), rows)
-
-
-@evaluate_app.command()
-def retrieval(
-    dataset: options.Dataset,
-    model: Model,
-    split: Split = "test",
-    as_json: AsJson = False,
-    device: options.Device = "auto",
-    debug: options.Debug = False,
-) -> None:
-    """R@1/5/10 and median rank of every pair of modalities, beside chance."""
-    from training.evaluation import evaluate_retrieval
-
-    chosen = options.choose_device(device)
-    rows = evaluate_retrieval(model, dataset, _split(split), device=chosen)
-    if as_json:
-        show.out.print_json(json.dumps([retrieval_dict(row) for row in rows]))
-    else:
-        show.table(f"Retrieval, split {split} (chance in brackets)", *retrieval_table(rows))
-
-
-@evaluate_app.command()
-def clusters(
-    dataset: options.Dataset,
-    model: Model,
-    split: Split = "test",
-    k: Annotated[int | None, typer.Option("-k", help="Clusters; by default the labels.")] = None,
-    as_json: AsJson = False,
-    device: options.Device = "auto",
-    debug: options.Debug = False,
-) -> None:
-    """NMI, ARI, purity and Hungarian accuracy against labels, beside the raw features'."""
-    from training.evaluation import evaluate_clusters
-
-    chosen = options.choose_device(device)
-    rows = evaluate_clusters(model, dataset, _split(split), k, device=chosen)
-    if as_json:
-        show.out.print_json(json.dumps([asdict(row) for row in rows]))
-    else:
-        show.table(f"Clusters, split {split}", *cluster_table(rows))
-
-
-def retrieval_dict(row: "RetrievalRow") -> dict[str, Any]:
-    """One row as JSON has it, chance included."""
-    return asdict(row) | {
-        "chance_recall": row.metrics.chance_recall,
-        "chance_median_rank": row.metrics.chance_median_rank,
-    }
-
-
-def retrieval_table(rows: "list[RetrievalRow]") -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Columns and rows, in per cent with the chance level in brackets."""
-    columns = ("query→target", "R@1 %", "R@5 %", "R@10 %", "MedR", "queries")
-    return columns, [
-        (
-            f"{row.query}→{row.target}",
-            *(
-                f"{100 * share:.1f} ({100 * row.metrics.chance_recall[k]:.1f})"
-                for k, share in row.metrics.recall.items()
-            ),
-            f"{row.metrics.median_rank:.1f}",
-            f"{row.metrics.queries} of {row.metrics.candidates}",
-        )
-        for row in rows
-    ]
-
-
-def cluster_table(rows: "list[ClusterRow]") -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Columns and rows."""
-    columns = ("features", "NMI", "ARI", "purity", "accuracy", "clusters", "labels", "clips")
-    return columns, [
-        (
-            row.features,
-            row.agreement.nmi,
-            row.agreement.ari,
-            row.agreement.purity,
-            row.agreement.accuracy,
-            row.clusters,
-            row.labels,
-            row.items,
-        )
-        for row in rows
-    ]
-
-
-def _split(name: str) -> str | None:
-    return None if name == "all" else name

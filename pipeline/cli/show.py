@@ -35,7 +35,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     rows = [list(row) for row in rows]
     for number, column in enumerate(columns):
         numeric = all(isinstance(row[number], int | float) for row in rows) and bool(rows)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=number == 0)
+        made.add_column(
+            column, justify="right" if numeric else "left", overflow="fold", no_wrap=number == 0
+        )
     for row in rows:
         made.add_row(*(_escaped(_text(value)) for value in row))
     out.print(made)
