@@ -1,10 +1,16 @@
 """Actions: torchvision's video networks, one row a window of frames.
 
 The papers' 3D features: windows of 16 frames at 24 frames/s, 112 x 112, not overlapping, the last
-one padded with zeros; rows L2-normalised (antoine77340/video_feature_extractor).
+one padded with zeros; rows L2-normalised (antoine77340/video_feature_extractor). What a network
+expects (size, mean, deviation) is torchvision's own metadata of its weights; its row is what enters
+the classifier.
 """
 
+import difflib
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,18 +18,40 @@ from numpy.typing import NDArray
 from torch import nn
 
 from extractors.config import ActionModelConfig
+from extractors.errors import AbortError, UsageError
 from extractors.extractor import Resources, TrackSpec
-from extractors.torch_model import forward, load_state_dict, load_weights, model_dtype
+from extractors.torch_model import (
+    forward,
+    load_state_dict,
+    load_weights,
+    model_dtype,
+    one_line,
+)
 from extractors.views import FrameView
-from extractors.weights import locate, weights_digest
+from extractors.weights import locate, registry, weights_digest
 from extractors.windows import Window, Windowing
 
-MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # torchvision's, Kinetics
-DIM = 512
+# known without loading anything: the video ResNets (dim, side of the crop)
+RESNETS = {"r3d_18": (512, 112), "mc3_18": (512, 112), "r2plus1d_18": (512, 112)}
+MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # theirs, Kinetics
+S3D_DIM = 1024
+
+
+@dataclass(frozen=True)
+class ActionFacts:
+    """What a network gives and what it expects."""
+
+    dim: int
+    size: int
+    """Pixels of the centre crop's side."""
+    mean: tuple[float, float, float]
+    """Of pixels in 0..1, subtracted."""
+    std: tuple[float, float, float]
+    """Divided by."""
 
 
 class ActionModel:
-    """torchvision's video ResNets: r3d_18, mc3_18, r2plus1d_18."""
+    """Any of torchvision's video networks; rows are L2-normalised."""
 
     resources = Resources(gpus=0.25, memory_mb=1000)
 
@@ -31,31 +59,36 @@ class ActionModel:
         self._config = config
         self._model: nn.Module | None = None
         hop = config.window / config.rate
+        self._facts = action_facts(config.model)
+        check_window(config.model, config.window, config.size)
         self.batch_size = config.batch_size
         self.windowing = Windowing(size=config.window, step=config.window, tail="zero")
-        self.spec = TrackSpec(DIM, "float16", start=hop / 2, hop=hop, version=1)
+        self.spec = TrackSpec(self._facts.dim, "float16", start=hop / 2, hop=hop, version=1)
         self.view = FrameView(config.rate, config.size, config.size, fit="crop")
 
     @property
     def weights_sha256(self) -> str:
-        """Of the registry's file, or of the local one."""
-        return weights_digest(self._config.model, self._config.weights)
+        """Of the registry's file, or of the local one. Raises AbortError where there is none."""
+        model, weights = self._config.model, self._config.weights
+        if weights is None and model not in {known.name for known in registry()}:
+            raise AbortError(
+                f"extractors.*.weights: the registry has none for {model}: set it to a local file"
+            )
+        return weights_digest(model, weights)
 
     def setup(self, device: torch.device) -> None:
         """Loads the network. Raises AbortError where its weights are missing or do not fit."""
-        import torchvision
-
-        path = locate(self._config.model, self._config.weights, "extractors.*.weights")
-        model = torchvision.models.get_model(self._config.model)
-        load_weights(model, load_state_dict(path), path, self._config.model)
-        model.fc = nn.Identity()
+        name = self._config.model
+        path = locate(name, self._config.weights, "extractors.*.weights")
+        model = _build(name)
+        load_weights(model, load_state_dict(path), path, name)
         self._device = device
-        self._mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1, 1)
-        self._std = torch.tensor(STD, device=device).view(1, 3, 1, 1, 1)
-        self._model = model.to(device, model_dtype(self._config.precision)).eval()
+        self._mean = torch.tensor(self._facts.mean, device=device).view(1, 3, 1, 1, 1)
+        self._std = torch.tensor(self._facts.std, device=device).view(1, 3, 1, 1, 1)
+        self._model = headless(model).to(device, model_dtype(self._config.precision)).eval()
 
     def extract(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
-        """(1, 512) a window."""
+        """(1, dim) a window."""
         assert self._model is not None, "extract before setup"
         frames = torch.from_numpy(np.stack([window.data for window in windows]))
         pixels = frames.to(self._device).permute(0, 4, 1, 2, 3).float() / 255
@@ -69,3 +102,60 @@ class ActionModel:
     def close(self) -> None:
         """Frees the network."""
         self._model = None
+
+
+@functools.cache
+def action_facts(name: str) -> ActionFacts:
+    """Read without weights. Raises UsageError for a name that torchvision does not know."""
+    if name in RESNETS:
+        return ActionFacts(*RESNETS[name], MEAN, STD)
+    network = _empty_network(name)
+    import torchvision
+
+    preset: Any = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    dim = linear[-1].in_features if linear else S3D_DIM
+    return ActionFacts(dim, preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
+
+
+def check_window(name: str, window: int, size: int) -> None:
+    """Raises UsageError where the network cannot take windows of this shape."""
+    if name in RESNETS:
+        return  # convolutions and a mean: any shape
+    try:
+        with torch.inference_mode():
+            _empty_network(name)(torch.zeros(1, 3, window, size, size, device="meta"))
+    except (RuntimeError, ValueError) as err:
+        raise UsageError(
+            f"extractors.*.window, size: {name} cannot take {window} frames of {size}x{size} "
+            f"({one_line(err)[:80]}); use window=16 and size={action_facts(name).size}"
+        ) from err
+
+
+def headless(network: nn.Module) -> nn.Module:
+    """The same network without its classifier."""
+    linear = [key for key, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    if linear:
+        network.set_submodule(linear[-1], nn.Identity())
+    else:  # S3D classifies by a convolution and then takes the mean: of what enters it, here
+        network.classifier = nn.Identity()
+    return network
+
+
+@functools.cache
+def _empty_network(name: str) -> nn.Module:
+    """The whole network on the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        return _build(name).eval()
+
+
+def _build(name: str) -> nn.Module:
+    """With random weights. Raises UsageError for an unknown name."""
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models.video)
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0)) or "none"
+        raise UsageError(f"action model {name!r}: torchvision has none such; near it: {near}")
+    model: nn.Module = torchvision.models.get_model(name)
+    return model

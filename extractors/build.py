@@ -7,6 +7,8 @@ from extractors.config import (
     LogMelConfig,
     MeanColourConfig,
     MotionModelConfig,
+    PluginConfig,
+    ShotsConfig,
 )
 from extractors.extractor import Extractor
 
@@ -22,6 +24,10 @@ def build_extractor(config: ExtractorConfig) -> Extractor:
             from extractors.motion_model import MotionModel
 
             return MotionModel(config)
+        case ShotsConfig():
+            from extractors.shots import Shots
+
+            return Shots(config)
         case ActionModelConfig():
             from extractors.action_model import ActionModel
 
@@ -34,3 +40,7 @@ def build_extractor(config: ExtractorConfig) -> Extractor:
             from extractors.mean_colour import MeanColour
 
             return MeanColour(config)
+        case PluginConfig():
+            from extractors.plugins import build_plugin
+
+            return build_plugin(config)

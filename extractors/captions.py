@@ -1,6 +1,8 @@
 """Captions beside a video: .srt, .vtt, .ass and what else pysubs2 reads."""
 
+import functools
 import html
+import os
 import re
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from extractors.tracks import Segment
 
 SUFFIXES = (".srt", ".vtt", ".ass", ".ssa")
 MAX_BYTES = 20 * 2**20
-LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")  # .en, .en-GB, .zh_Hans
+WITH_LANGUAGE = re.compile(  # NAME.en.srt, NAME.en-GB.vtt, NAME.zh_Hans.ass
+    r"(.+)\.[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*\.(?:srt|vtt|ass|ssa)", re.DOTALL
+)
 
 
 def find_captions(video: str) -> str | None:
@@ -21,11 +25,8 @@ def find_captions(video: str) -> str | None:
         exact = path.with_suffix(suffix)
         if exact.is_file():
             return str(exact)
-        named_alike = sorted(path.parent.glob(f"{_literal(path.stem)}.*{suffix}"))
-        for candidate in named_alike:
-            if LANGUAGE.fullmatch(candidate.name[len(path.stem) : -len(suffix)]):
-                return str(candidate)
-    return None
+    named = _with_language(str(path.parent), _changed(path.parent)).get(path.stem)
+    return str(path.parent / named) if named else None
 
 
 def read_captions(path: str) -> list[Segment]:
@@ -55,6 +56,18 @@ def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", without_tags).strip()
 
 
-def _literal(name: str) -> str:
-    """A file name as a glob pattern that matches it alone."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
+def _changed(folder: Path) -> int:
+    """When an entry of a folder was last added or removed, in nanoseconds."""
+    return folder.stat().st_mtime_ns if folder.is_dir() else 0
+
+
+@functools.lru_cache(maxsize=8)
+def _with_language(folder: str, changed: int) -> dict[str, str]:
+    """Video name to the first of its NAME.LANG.srt files: one listing for all of a folder's
+    videos, made anew when the folder has changed."""
+    found: dict[str, str] = {}
+    for name in sorted(os.listdir(folder)) if changed else []:
+        match = WITH_LANGUAGE.fullmatch(name)
+        if match:
+            found.setdefault(match.group(1), name)
+    return found

@@ -1,24 +1,44 @@
 """How decoding and each extractor are set. Which keys exist is here, what they do beside them."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from extractors.errors import UsageError
 from extractors.settings import Settings
 
 Precision = Literal["float32", "bfloat16", "float16"]
-ImageNetwork = Literal[
-    "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"
-]
+
+
+def _with_size(given: Any, model: type[Settings], size_of: Callable[[str], int]) -> Any:
+    """Settings as given, `size` filled in where it is not."""
+    if not isinstance(given, dict) or given.get("size") is not None:
+        return given
+    name = given.get("model", model.model_fields["model"].default)
+    if not isinstance(name, str):
+        return given
+    try:
+        return given | {"size": size_of(name)}
+    except UsageError as err:
+        raise ValueError(str(err)) from err
 
 
 class DecodeConfig(Settings):
     """The ffmpeg child: one a video, killed at its deadline."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where video is decoded: `cuda` is NVDEC, `auto` takes it on workers that have a GPU."""
+    """Where video is decoded: `cuda` is NVDEC, and a worker that cannot have it stops the run;
+    `auto` takes it on GPU workers where it works. A file that NVDEC cannot decode is decoded on the
+    CPU, and its record says so."""
     threads: int = Field(1, ge=1, le=64)
     """Decoder threads of one child."""
+    key_frames_only: bool = False
+    """Decode key frames alone: far faster, but each row shows the last key frame before its time,
+    seconds old in most files; damage in the frames between is not seen."""
+    audio_language: str | None = None
+    """The sound track to use, by its language as the file tags it (`eng`); where no track has it,
+    and by default, the default track, else the first."""
     deadline_factor: float = Field(2.0, gt=0)
     """A child is killed once it has kept us waiting `deadline_base + deadline_factor x duration`
     seconds; time that the extractors take does not count."""
@@ -27,31 +47,61 @@ class DecodeConfig(Settings):
     max_seconds: float = Field(12 * 3600.0, gt=0)
     """Longer videos fail with the reason `too_long`."""
     max_pixels: int = Field(8192 * 4320, gt=0)
-    """Videos with more pixels a frame fail with the reason `too_large`."""
+    """Videos with more pixels a frame fail with the reason `too_large`, before any is decoded."""
     max_memory_mb: int = Field(4096, ge=256)
     """Address space a child may take (not applied with NVDEC, which maps the GPU's memory)."""
     on_damage: Literal["fail", "keep"] = "fail"
     """A truncated or damaged video: a failed row, or keep what decodes and say so in meta.json."""
 
 
+class ProxyConfig(Settings):
+    """A small mp4 of each video in its sample, for random access (`extractors.proxy_reader`)."""
+
+    rate: float = Field(12.0, gt=0, le=60)
+    """Frames per second. Setting any of these, or `proxy: {}`, makes proxies; `null`, the
+    default, makes none."""
+    short_side: int = Field(128, ge=32, le=1024, multiple_of=2)
+    """Pixels of the short side; the whole frame is kept."""
+    gop: int = Field(12, ge=1, le=12)
+    """At most this many frames from key frame to key frame: what one random access decodes."""
+    crf: int = Field(23, ge=0, le=51)
+    """Quality of the H.264 encoder, lower is better and larger."""
+    sound_kbps: int = Field(48, ge=8, le=96)
+    """Kilobits per second of the sound: AAC, 16 kHz, mono."""
+
+
 class ImageModelConfig(Settings):
     """A 2D network, one row a frame (methods: MCN uses ResNet-152 at 1 frame/s)."""
 
     kind: Literal["image"] = "image"
-    model: ImageNetwork = "efficientnet_lite0"
-    """`efficientnet_lite0`, or a torchvision ResNet; the papers' features use `resnet152`."""
+    model: str = "efficientnet_lite0"
+    """`efficientnet_lite0`, any torchvision image model, any timm model as `timm/NAME`, or a CLIP
+    or SigLIP folder of transformers as `hf/FOLDER`; the papers' features use `resnet152`."""
     weights: str | None = None
     """A local state dict; by default the registry's file for this model (`pipeline weights`)."""
     rate: float = Field(1.0, gt=0, le=120)
     """Frames per second; the papers' features use 1."""
     size: int = Field(224, ge=32, le=2048)
-    """Pixels of the short side (`fit: whole`) or of the square (`fit: crop`)."""
+    """Pixels of the short side (`fit: whole`) or of the square (`fit: crop`); by default what the
+    model was trained on."""
     fit: Literal["crop", "whole"] = "crop"
     """`whole` keeps the full frame, as the features published with HowTo100M."""
     batch_size: int = Field(16, ge=1)
     """Frames a forward pass, across videos."""
     precision: Precision = "float32"
     """Arithmetic of the forward pass; rows are stored as float16."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_size(cls, given: Any) -> Any:
+        """The model's own size, so that the resolved configuration says what was used."""
+
+        def size_of(model: str) -> int:
+            from extractors.image_networks import image_facts  # loads torch: not for a bare --help
+
+            return image_facts(model).size
+
+        return _with_size(given, cls, size_of)
 
 
 class MotionModelConfig(Settings):
@@ -72,8 +122,8 @@ class ActionModelConfig(Settings):
     """A torchvision video network, one row a window of frames (the papers: 16 at 24 a second)."""
 
     kind: Literal["action"] = "action"
-    model: Literal["r2plus1d_18", "r3d_18", "mc3_18"] = "r2plus1d_18"
-    """A torchvision video ResNet."""
+    model: str = "r2plus1d_18"
+    """Any torchvision video model: r2plus1d_18, r3d_18, mc3_18, s3d, mvit_v2_s, swin3d_t …"""
     weights: str | None = None
     """A local state dict; by default torchvision's Kinetics-400 file (`pipeline weights`)."""
     rate: float = Field(24.0, gt=0, le=120)
@@ -81,11 +131,35 @@ class ActionModelConfig(Settings):
     window: int = Field(16, ge=1, le=256)
     """Frames a row; windows do not overlap, the last one is padded with black as in MCN."""
     size: int = Field(112, ge=32, le=1024)
-    """Pixels of the centre crop's side."""
+    """Pixels of the centre crop's side; by default what the model was trained on."""
     batch_size: int = Field(8, ge=1)
     """Windows a forward pass, across videos."""
     precision: Precision = "float32"
     """Arithmetic of the forward pass; rows are stored as float16."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_size(cls, given: Any) -> Any:
+        """The model's own size, as for images."""
+
+        def size_of(model: str) -> int:
+            from extractors.action_model import action_facts
+
+            return action_facts(model).size
+
+        return _with_size(given, cls, size_of)
+
+
+class ShotsConfig(Settings):
+    """TransNet V2: how likely each frame is the last of a shot (`extractors.shots.cut_shots`)."""
+
+    kind: Literal["shots"] = "shots"
+    weights: str | None = None
+    """A local state dict of TransNet V2; by default the registry's (`pipeline weights`)."""
+    rate: float = Field(25.0, gt=0, le=120)
+    """Frames per second; the network was trained at the videos' own 24 to 30."""
+    batch_size: int = Field(1, ge=1)
+    """Windows of 100 frames a forward pass, across videos."""
 
 
 class LogMelConfig(Settings):
@@ -106,8 +180,24 @@ class MeanColourConfig(Settings):
     """Frames per second."""
 
 
+class PluginConfig(Settings):
+    """An extractor of another distribution, by its entry point (docs/extractors.md)."""
+
+    kind: Literal["plugin"] = "plugin"
+    name: str
+    """The entry point's name in the group `multimodal_clustering_pipeline.extractors`."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Keywords of its constructor."""
+
+
 ExtractorConfig = Annotated[
-    ImageModelConfig | MotionModelConfig | ActionModelConfig | LogMelConfig | MeanColourConfig,
+    ImageModelConfig
+    | MotionModelConfig
+    | ShotsConfig
+    | ActionModelConfig
+    | LogMelConfig
+    | MeanColourConfig
+    | PluginConfig,
     Field(discriminator="kind"),
 ]
 

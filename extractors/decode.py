@@ -1,40 +1,45 @@
 """One ffmpeg child a video gives every view of it in a single pass, streamed in bounded chunks.
 
-    file ─▶ ffmpeg ─┬─ picture ─ split ─ fps ─ scale ─ crop ─▶ pipe ─▶ Chunk(view, first, frames)
-                    └─ sound ─ resample ─────────────────────▶ pipe ─▶ Chunk(view, first, samples)
+    file ─▶ ffmpeg ─┬─ picture ─▶ pipe ─▶ Chunk(view, first, frames)
+                    └─ sound ───▶ pipe ─▶ Chunk(view, first, samples)
 
 Nothing of a video is held but the chunk being filled of each view: when the consumer is busy the
 pipes fill and ffmpeg waits.
 """
 
 import contextlib
+import functools
+import logging
 import math
 import os
-import re
 import selectors
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
 
-import ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.config import DecodeConfig
-from extractors.errors import Reason, VideoError
-from extractors.ffmpeg import child, ffmpeg_binary, input_options
+from extractors.decode_command import SCALER as SCALER  # the proxies are scaled alike
+from extractors.decode_command import (
+    Descriptors,
+    decode_command,
+    no_nvdec,
+    timed_streams,
+)
+from extractors.decode_verdict import Ended, packet_ends, read_errors, time_reached, verdict
+from extractors.errors import AbortError, Reason, VideoError
+from extractors.ffmpeg import child, nvdec_failure
 from extractors.probe import Probe
 from extractors.views import FrameView, SoundView, View
 
 CHUNK_BYTES = 4 * 2**20
 READ_BYTES = 2**18
-# what ffmpeg calls errors on healthy files: remarks on streams that are only passed by, on H.264
-# cut without encoding at an open group of pictures, on chapter titles
-HARMLESS = re.compile(r"^\[null @|mmco: unref short failure|Referenced QT chapter track not found")
-SCALER = "bicubic+accurate_rnd+full_chroma_int+bitexact"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ class Decoded:
     damage: str | None
     """What was wrong with the file, under `on_damage: keep`."""
     device: str
-    """'cpu' or 'cuda'."""
+    """What decoded the picture: 'cpu', or 'cuda' for NVDEC."""
+    fallback: str | None = None
+    """Why it was the CPU where NVDEC was asked for."""
 
 
 @dataclass
@@ -70,18 +77,58 @@ class _Pipe:
     chunk_bytes: int
     buffer: bytearray
     count: int = 0
+    keeps_last: bool = False
+    """The last item stays in the buffer for `hold`."""
 
     def take(self, *, everything: bool) -> Chunk | None:
         """The next chunk, once enough bytes are there; at the end, whatever is whole."""
         item = math.prod(self.shape) * np.dtype(self.dtype).itemsize
-        size = len(self.buffer) // item * item if everything else self.chunk_bytes
-        if size == 0 or len(self.buffer) < size:
+        available = len(self.buffer) - (item if self.keeps_last else 0)
+        size = available // item * item if everything else self.chunk_bytes
+        if size <= 0 or available < size:
             return None
         data = np.frombuffer(bytes(self.buffer[:size]), self.dtype).reshape(-1, *self.shape)
         del self.buffer[:size]
         chunk = Chunk(self.view, self.count, data[:, 0] if self.shape == (1,) else data)
         self.count += len(data)
         return chunk
+
+    def hold(self, seconds: float) -> Iterator[Chunk]:
+        """The last frame for every row before `seconds` that is missing, at least the first."""
+        item = math.prod(self.shape)
+        if len(self.buffer) < item:
+            return
+        frame = np.frombuffer(bytes(self.buffer[-item:]), self.dtype).reshape(1, *self.shape)
+        missing = max(math.floor(seconds * self.view.rate + 0.5), 1) - self.count
+        while missing > 0:
+            number = min(missing, max(1, self.chunk_bytes // item))
+            yield Chunk(self.view, self.count, np.repeat(frame, number, axis=0))
+            self.count += number
+            missing -= number
+
+
+def uses_nvdec(config: DecodeConfig, *, gpu: bool) -> bool:
+    """Whether a worker, with a GPU or without, is to decode by NVDEC. To be asked at its start.
+
+    Raises AbortError where `decode.device` is `cuda` and ffmpeg cannot decode on a GPU.
+    """
+    if config.device == "cpu" or (config.device == "auto" and not gpu):
+        return False
+    failure = nvdec_failure()
+    if failure is None:
+        return True
+    if config.device == "cuda":
+        raise AbortError(
+            f"decode.device: cuda, but ffmpeg cannot decode on a GPU here ({failure}); mend the "
+            "driver (containers need its `video` capability) or set decode.device: auto or cpu"
+        )
+    _say_once(f"Videos are decoded on the CPU: ffmpeg cannot decode on the GPU ({failure})")
+    return False
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    _log.warning(message)
 
 
 def decode(
@@ -90,119 +137,129 @@ def decode(
     """Yields the chunks of every view that the file can give, each view's in order, then Decoded.
 
     Frame views need a picture and sound views a sound track; others give nothing. The child is
-    killed and reaped on every way out, an abandoned generator included. With `cuda`, ffmpeg
-    decodes on the GPU what NVDEC knows and the rest on the CPU.
-    Raises VideoError: time-out, zero frames, truncated, decode errors, too long.
+    killed and reaped on every way out, an abandoned generator included. With `cuda`, NVDEC decodes
+    the picture; what it does not know or finds damaged is decoded on the CPU, whose verdict counts
+    (what NVDEC had given by then stays).
+    Raises VideoError: time-out, zero frames, truncated, decode errors, too long, too large.
     """
     wanted = [view for view in dict.fromkeys(views) if _possible(view, probed)]
     if not wanted:
         yield Decoded(duration=probed.duration or 0.0, damage=None, device="cpu")
         return
+    task = _Task(path, probed, wanted, config)
+    fallback = None
+    given: dict[View, int] = {}
+    if cuda and probed.picture and any(isinstance(view, FrameView) for view in wanted):
+        fallback = no_nvdec(probed.picture)
+        if fallback is None:
+            fallback = yield from _decode_by_nvdec(task, given)
+            if fallback is None:
+                return
+    pipes = _pipes(task)
+    ended = yield from _run(task, pipes, given, cuda=False)
+    duration, damage = _judge(task, pipes, ended)
+    yield Decoded(duration, damage, "cpu", fallback)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be decoded."""
+
+    path: str
+    probed: Probe
+    views: Sequence[View]
+    config: DecodeConfig
+
+
+def _decode_by_nvdec(
+    task: _Task, given: dict[View, int]
+) -> Generator[Chunk | Decoded, None, str | None]:
+    """Returns None where it was a success, else why not; `given` then says how many items of each
+    view were given already."""
+    pipes = _pipes(task)
+    ended = yield from _run(task, pipes, {}, cuda=True)
+    try:
+        duration, failure = _judge(task, pipes, ended)
+    except VideoError as err:
+        failure = err.message
+    if failure is None:
+        yield Decoded(duration, None, "cuda")
+        return None
+    given |= {pipe.view: pipe.count for pipe in pipes}
+    _log.debug("%s: decoded on the CPU: %s", task.path, failure)
+    return failure
+
+
+def _run(
+    task: _Task, pipes: list["_Pipe"], given: dict[View, int], *, cuda: bool
+) -> Generator[Chunk, None, Ended]:
+    """One child from start to end; gives the items of each view from number `given` on."""
+    probed, config = task.probed, task.config
     seconds = probed.duration if probed.duration is not None else config.max_seconds
-    patience = _Patience(path, config.deadline_base + config.deadline_factor * seconds)
-    pipes = [_pipe(view, probed) for view in wanted]
-    ends = [os.pipe() for _ in wanted]
+    patience = _Patience(task.path, config.deadline_base + config.deadline_factor * seconds)
+    ends = [os.pipe() for _ in pipes]
     read_ends, write_ends = [read for read, _ in ends], [write for _, write in ends]
     try:
-        # these go to files: a child that complains a lot must not block on a full pipe
-        with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as progress:
-            shared = [*write_ends, progress.fileno()]
-            command = decode_command(path, probed, wanted, shared, config, cuda=cuda)
+        with contextlib.ExitStack() as stack:
+            # these go to files: a child that complains a lot must not block on a full pipe
+            log, progress, times = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+            targets = Descriptors(tuple(write_ends), progress.fileno(), times.fileno())
+            command = decode_command(task.path, probed, task.views, targets, config, cuda=cuda)
             memory = None if cuda else config.max_memory_mb
+            shared = [*write_ends, targets.progress, targets.times]
             with child(command, log, max_memory_mb=memory, pass_fds=shared) as process:
                 _close(write_ends)
-                yield from _drain(dict(zip(read_ends, pipes, strict=True)), patience, config)
+                drained = _drain(dict(zip(read_ends, pipes, strict=True)), patience, config)
+                yield from _not_given(drained, given)
                 code = patience.wait(process)
-            ended = _Ended(code, _errors(log), _time_reached(progress))
+            ends_by_stream = packet_ends(times, timed_streams(probed, task.views, config))
+            held = _hold(task, pipes, ends_by_stream)
+            yield from _not_given(held, given)
+            reached = max(time_reached(progress), *ends_by_stream.values(), 0.0)
+            return Ended(code, read_errors(log), reached)
     finally:
         _close(write_ends)
         _close(read_ends)
-    yield _verdict(path, probed, pipes, ended, config, "cuda" if cuda else "cpu")
 
 
-def decode_command(
-    path: str,
-    probed: Probe,
-    views: Sequence[View],
-    descriptors: Sequence[int],
-    config: DecodeConfig,
-    *,
-    cuda: bool,
-) -> list[str]:
-    """The child's command line: one input, one raw output a view on its own descriptor.
-
-    `descriptors` has one more, the last: there ffmpeg says how far it has come.
-    """
-    options: dict[str, Any] = {**input_options(path), "threads": config.threads}
-    if cuda:
-        options["hwaccel"] = "cuda"
-    source = ffmpeg.input(**options)
-    frame_views = [view for view in views if isinstance(view, FrameView)]
-    copies = {}
-    if frame_views:
-        assert probed.picture is not None
-        split = source[str(probed.picture.number)].filter_multi_output("split", len(frame_views))
-        copies = {view: split[number] for number, view in enumerate(frame_views)}
-    outputs = []
-    for view, descriptor in zip(views, descriptors[:-1], strict=True):
-        if isinstance(view, FrameView):
-            stream = _frames(copies[view], view, probed)
-            kwargs = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
-        else:
-            assert probed.sound is not None
-            stream = _samples(source[str(probed.sound.number)], view)
-            kwargs = {"format": "s16le", "ac": "1"}
-        outputs.append(ffmpeg.output(stream, f"pipe:{descriptor}", **kwargs))
-    outputs += [
-        ffmpeg.output(source[str(number)], "-", format="null", c="copy")
-        for number in _other_streams(probed, views)
-    ]
-    graph = ffmpeg.merge_outputs(*outputs).global_args(
-        "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+error",
-        "-progress", f"pipe:{descriptors[-1]}", "-filter_complex_threads", "1",
-    )  # fmt: skip
-    command: list[str] = graph.compile(cmd=ffmpeg_binary())
-    return command
+def _judge(task: _Task, pipes: Sequence["_Pipe"], ended: Ended) -> tuple[float, str | None]:
+    counts = {pipe.view: pipe.count for pipe in pipes}
+    return verdict(task.path, task.probed, counts, ended, task.config.on_damage)
 
 
-def _other_streams(probed: Probe, views: Sequence[View]) -> list[int]:
-    """Picture or sound that no view takes. They are read all the same, undecoded, because
-
-    - the end of a file may be theirs: without them a whole file can look truncated;
-    - ffmpeg counts time in MPEG streams from the first packet of the streams in use, and a row
-      must not move with what else is asked.
-    """
-    taken = {type(view) for view in views}
-    kinds = ((probed.picture, FrameView), (probed.sound, SoundView))
-    return [stream.number for stream, view in kinds if stream and view not in taken]
+def _not_given(chunks: Iterator[Chunk], given: dict[View, int]) -> Iterator[Chunk]:
+    """The chunks without the items that were given by another child."""
+    for chunk in chunks:
+        known = max(0, given.get(chunk.view, 0) - chunk.first)
+        if known < len(chunk.data):
+            yield Chunk(chunk.view, chunk.first + known, chunk.data[known:])
 
 
-def _frames(stream: Any, view: FrameView, probed: Probe) -> Any:
-    assert probed.picture is not None
-    height, width = probed.picture.height, probed.picture.width
-    # round=near (the default): frame i is the last one shown before (i + 0.5) / rate, and is there
-    # if that is in the video; a video of less than one row still gives that row
-    short = probed.duration is not None and probed.duration * view.rate < 1
-    last = "pass" if short else "round"
-    stream = stream.filter("fps", fps=view.rate, start_time=0, eof_action=last)
-    if view.fit == "crop":
-        scale = max(view.height / height, view.width / width)
-        cover = max(view.height, round(height * scale)), max(view.width, round(width * scale))
-        stream = stream.filter("scale", cover[1], cover[0], flags=SCALER)
-        return stream.filter("crop", view.width, view.height)
-    target = view.frame_size(height, width)
-    return stream.filter("scale", target[1], target[0], flags=SCALER)
-
-
-def _samples(stream: Any, view: SoundView) -> Any:
-    # async and first_pts: gaps and late starts become silence, so sample i lies at i / rate
-    return stream.filter("aresample", view.rate, **{"async": 1, "first_pts": 0})
+def _hold(task: _Task, pipes: list["_Pipe"], ends: dict[int, float]) -> Iterator[Chunk]:
+    """Where key frames alone are decoded, the rows from the last one to the picture's end."""
+    picture = task.probed.picture
+    for pipe in pipes:
+        if pipe.keeps_last and picture is not None:
+            for chunk in pipe.hold(ends.get(picture.number, 0.0)):
+                _check_length(chunk, task.path, task.config)
+                yield chunk
 
 
 def _possible(view: View, probed: Probe) -> bool:
     if isinstance(view, FrameView):
         return probed.picture is not None
     return probed.sound is not None
+
+
+def _pipes(task: _Task) -> list[_Pipe]:
+    pipes = [_pipe(view, task.probed) for view in task.views]
+    for pipe in pipes:
+        if math.prod(pipe.shape) > 3 * task.config.max_pixels:  # a strip, made whole: 65535 x 1
+            size = f"{pipe.shape[1]}x{pipe.shape[0]}"
+            message = f"{task.path}: rows of {size}, decode.max_pixels is {task.config.max_pixels}"
+            raise VideoError(Reason.TOO_LARGE, "decode", message)
+        pipe.keeps_last = task.config.key_frames_only and isinstance(pipe.view, FrameView)
+    return pipes
 
 
 def _pipe(view: View, probed: Probe) -> _Pipe:
@@ -273,62 +330,6 @@ def _check_length(chunk: Chunk, path: str, config: DecodeConfig) -> None:
     if seconds > config.max_seconds:
         message = f"{path}: still going after {seconds:.0f} s, decode.max_seconds"
         raise VideoError(Reason.TOO_LONG, "decode", message)
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """How a child ended."""
-
-    code: int
-    errors: list[str]
-    reached: float
-    """Seconds to the end of the last packet of any stream."""
-
-
-def _errors(log: IO[bytes]) -> list[str]:
-    log.seek(0)
-    lines = log.read(2**20).decode(errors="replace").strip().splitlines()
-    return [line for line in lines if not HARMLESS.search(line)]
-
-
-def _time_reached(progress: IO[bytes]) -> float:
-    """The last `out_time_us=` of ffmpeg's progress reports, in seconds; 0 where there is none."""
-    progress.seek(max(0, progress.seek(0, os.SEEK_END) - 4096))
-    times = re.findall(rb"^out_time_us=(\d+)$", progress.read(), re.MULTILINE)
-    return int(times[-1]) / 1e6 if times else 0.0
-
-
-def _verdict(
-    path: str,
-    probed: Probe,
-    pipes: Sequence[_Pipe],
-    ended: _Ended,
-    config: DecodeConfig,
-    device: str,
-) -> Decoded:
-    """ffmpeg exits with 0 on a file cut short, so what came out is held against the header."""
-    duration = max(pipe.count / pipe.view.rate for pipe in pipes)
-    first_error = next(iter(ended.errors), "")
-    if not any(pipe.count for pipe in pipes):
-        message = f"{path}: nothing could be decoded ({first_error or 'no frames'})"
-        raise VideoError(Reason.ZERO_FRAMES, "decode", message)
-    reached = max(duration, ended.reached)
-    damage = None
-    if probed.duration is not None and reached < probed.duration - _slack(probed, pipes):
-        reason = Reason.TRUNCATED
-        damage = f"{reached:.2f} s of {probed.duration:.2f} s are there"
-    elif ended.code != 0 or first_error:
-        reason = Reason.DECODE_ERROR
-        damage = f"{len(ended.errors)} errors, the first: {first_error}"
-    if damage is not None and config.on_damage == "fail":
-        raise VideoError(reason, "decode", f"{path}: {damage}")
-    return Decoded(duration=duration, damage=damage, device=device)
-
-
-def _slack(probed: Probe, pipes: Sequence[_Pipe]) -> float:
-    """Seconds by which a whole file's longest view may fall short of its declared duration."""
-    assert probed.duration is not None
-    return 0.5 + 0.02 * probed.duration + min(1 / pipe.view.rate for pipe in pipes)
 
 
 def _close(descriptors: list[int]) -> None:

@@ -7,7 +7,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 from extractors.errors import AbortError
 
@@ -17,6 +17,14 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,wav,w64,mp3,"
     "flac,aac,ac3,eac3,amr,aiff,au,caf,opus,mxf,nut,rm,ivf,h264,hevc,av1,obu,dv,gif,y4m,"
     "yuv4mpegpipe,wv,ape,tta,swf,vc1,avs,nsv,gxf,roq,smk,bink"
+)
+
+# frames stay on the GPU until a filter brings them over: one that was decoded on the CPU after all
+# cannot pass, and ffmpeg fails in place of falling back in silence
+NVDEC_OPTIONS = ("-hwaccel", "cuda", "-hwaccel_output_format", "cuda")
+BLACK_FRAME = (  # 256 x 144, H.264, as base64
+    "AAAAAWdkAAyscgRBATsBEAAAAwAQAAADAyDxQphGAAAAAWjoQ48siwAAAWWIgQAFf/72c3wKa22wlS4Fdvdmo+XQkuX7"
+    "EGD64nYPR/2Pt2VZmG6AAAFGAoOIGAtXgQ=="
 )
 
 
@@ -43,13 +51,54 @@ def ffmpeg_version() -> str:
     return output.stdout.split()[2]
 
 
-def input_options(path: str) -> dict[str, str]:
-    """ffmpeg-python keywords that make any input safe: local files of known containers only."""
-    return {
+@functools.cache
+def nvdec_failure() -> str | None:
+    """Why ffmpeg cannot decode on the GPU here, None where it can. Asked once a process.
+
+    A GPU that opens is not enough: in a container the driver's decoder library may be missing. So
+    one frame is decoded, by the options that videos are decoded with.
+    """
+    command = [ffmpeg_binary(), "-hide_banner", "-nostdin", "-loglevel", "error",
+               "-init_hw_device", "cuda", *NVDEC_OPTIONS, "-protocol_whitelist", "data",
+               "-f", "h264", "-i", f"data:video/h264;base64,{BLACK_FRAME}",
+               "-vf", "hwdownload,format=nv12", "-f", "null", "-"]  # fmt: skip
+    try:
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
+    except OSError as err:
+        return f"{command[0]}: cannot be started: {err.strerror}"
+    except subprocess.TimeoutExpired:
+        return "no answer in 60 s"
+    if result.returncode == 0:
+        return None
+    lines = result.stderr.decode(errors="replace").strip().splitlines()
+    return lines[0] if lines else f"exit code {result.returncode}"
+
+
+@functools.cache
+def scales_on_gpu() -> bool:
+    """Whether ffmpeg's scale_cuda filters as it shrinks (8.1 and later).
+
+    Older ones read 4 x 4 pixels whatever the scale: the shrunk frames alias, and a network would
+    see something else than on the CPU.
+    """
+    command = [ffmpeg_binary(), "-hide_banner", "-nostdin", "-h", "filter=scale_cuda"]
+    output = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return " use_filters " in output.stdout
+
+
+def input_options(path: str, max_pixels: int | None = None) -> dict[str, Any]:
+    """ffmpeg-python keywords that make any input safe: local files of known containers only, and
+    no decoder that takes memory for frames of far more than `max_pixels`."""
+    options: dict[str, Any] = {
         "filename": "file:" + os.path.abspath(path),  # a leading dash or colon means nothing
         "protocol_whitelist": "file",
         "format_whitelist": CONTAINERS,
     }
+    if max_pixels is not None:
+        options["max_pixels"] = min(2 * max_pixels, 2**31 - 1)  # frames are coded larger than shown
+    return options
 
 
 @contextlib.contextmanager

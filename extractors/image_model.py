@@ -4,36 +4,26 @@ MCN's features: ResNet-152 at 1 frame/s, short side 224, whole frame, L2-normali
 (antoine77340/video_feature_extractor).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from extractors.config import ImageModelConfig, ImageNetwork
+from extractors.config import ImageModelConfig
+from extractors.errors import AbortError
 from extractors.extractor import Resources, TrackSpec
-from extractors.torch_model import forward, load_state_dict, load_weights, model_dtype
+from extractors.image_networks import HF, check_size, image_facts, load_network
+from extractors.torch_model import forward, model_dtype
 from extractors.views import FrameView
-from extractors.weights import locate, weights_digest
+from extractors.weights import locate, registry, weights_digest
 from extractors.windows import Window, Windowing
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LITE = (127 / 255,) * 3, (128 / 255,) * 3  # EfficientNet-lite: (pixel - 127) / 128
-
-DIMS: dict[ImageNetwork, int] = {
-    "efficientnet_lite0": 1280,
-    "resnet18": 512,
-    "resnet34": 512,
-    "resnet50": 2048,
-    "resnet101": 2048,
-    "resnet152": 2048,
-}
 
 
 class ImageModel:
-    """EfficientNet-lite0 (timm) or a torchvision ResNet; rows are L2-normalised."""
+    """Any network of extractors.image_networks; rows are L2-normalised."""
 
     resources = Resources(gpus=0.25, memory_mb=600)
     windowing = Windowing(size=1, step=1)
@@ -43,21 +33,34 @@ class ImageModel:
         self._model: nn.Module | None = None
         hop = 1 / config.rate
         self.batch_size = config.batch_size
-        self.spec = TrackSpec(DIMS[config.model], "float16", start=hop / 2, hop=hop, version=1)
+        self._facts = image_facts(config.model)
+        self.spec = TrackSpec(self._facts.dim, "float16", start=hop / 2, hop=hop, version=1)
         self.view = FrameView(config.rate, config.size, config.size, config.fit)
+        long_side = config.size if config.fit == "crop" else 2 * config.size
+        check_size(config.model, config.size, long_side)
 
     @property
     def weights_sha256(self) -> str:
         """Of the registry's file, or of the local one."""
-        return weights_digest(self._config.model, self._config.weights)
+        return weights_digest(*self._source())
+
+    def _source(self) -> tuple[str, str | None]:
+        """The registry's name and the local file that takes its place."""
+        model, weights = self._config.model, self._config.weights
+        if model.startswith(HF):
+            return model, model.removeprefix(HF)
+        if weights is None and model not in {known.name for known in registry()}:
+            raise AbortError(
+                f"extractors.*.weights: the registry has none for {model}: set it to a local file"
+            )
+        return model, weights
 
     def setup(self, device: torch.device) -> None:
         """Loads the network. Raises AbortError where its weights are missing or do not fit."""
-        path = locate(self._config.model, self._config.weights, "extractors.*.weights")
-        model = build_network(self._config.model, load_state_dict(path), path)
-        mean, std = LITE if self._config.model == "efficientnet_lite0" else IMAGENET
-        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+        path: Path = locate(*self._source(), "extractors.*.weights")
+        model = load_network(self._config.model, path)
+        self._mean = torch.tensor(self._facts.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(self._facts.std, device=device).view(1, 3, 1, 1)
         self._device = device
         self._model = model.to(device, model_dtype(self._config.precision)).eval()
         self._model = self._model.to(memory_format=torch.channels_last)
@@ -85,28 +88,3 @@ class ImageModel:
     def close(self) -> None:
         """Frees the network."""
         self._model = None
-
-
-def build_network(name: str, state: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """A network that gives the pooled features. Raises AbortError where the weights do not fit."""
-    if name == "efficientnet_lite0":
-        import timm
-
-        model: nn.Module = timm.create_model("tf_efficientnet_lite0")
-        state = rename_lite(state, list(model.state_dict()))
-        last = "classifier"
-    else:
-        import torchvision
-
-        model = torchvision.models.get_model(name)
-        last = "fc"
-    load_weights(model, state, path, name)
-    setattr(model, last, nn.Identity())
-    return model
-
-
-def rename_lite(state: Mapping[str, Tensor], names: Sequence[str]) -> Mapping[str, Tensor]:
-    """From the names of lukemelas' EfficientNet to timm's: both list the same layers in order."""
-    if "_conv_stem.weight" not in state or len(state) != len(names):
-        return state
-    return dict(zip(names, state.values(), strict=True))

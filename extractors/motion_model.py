@@ -117,13 +117,19 @@ class Trunk(nn.Module):
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 3, 27, 48) in 0..1 to (B, T, 256): the mean over the last 3 x 6 grid."""
+        return self.stage_outputs(x_BTCHW)[-1].mean((3, 4))
+
+    def stage_outputs(self, x_BTCHW: Tensor) -> list[Tensor]:
+        """What each stage gives: (B, T, 64, 13, 24), (B, T, 128, 6, 12), (B, T, 256, 3, 6)."""
+        outputs = []
         for stage in self.stages:
             first, second = stage.children()
             shortcut = torch.relu(first(x_BTCHW))
             x_BTCHW = torch.relu(second(shortcut)) + shortcut
             pooled = nn.functional.avg_pool2d(x_BTCHW.flatten(0, 1), 2)
             x_BTCHW = pooled.view(*x_BTCHW.shape[:2], *pooled.shape[1:])
-        return x_BTCHW.mean((3, 4))
+            outputs.append(x_BTCHW)
+        return outputs
 
 
 def fuse_convolutions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,7 +21,11 @@ from extractors.ffmpeg import child, ffmpeg_binary, input_options
 PROBE_DEADLINE = 30.0
 HEADER_BYTES = 2**24  # of what ffmpeg prints: the tags of a file can be of any size
 
-_STREAM = re.compile(r"^ +Stream #0:(\d+)\S*: (Video|Audio): (\w+)(.*)$")
+_STREAM = re.compile(
+    r"^ +Stream #0:(?P<number>\d+)(?:\[\w+\])?(?:\((?P<language>[^)\s]*)\))?: "
+    r"(?P<kind>Video|Audio|Subtitle|Data): (?P<codec>\w+)(?P<rest>.*)$"
+)
+_PIXELS = re.compile(r", (yuvj?4\d\dp(?:\d+le)?)[(,]")
 _SIZE = re.compile(r", (\d+)x(\d+)")
 _SAR = re.compile(r"SAR (\d+):(\d+)")
 _RATE = re.compile(r", ([\d.]+)(k?) fps")
@@ -41,6 +45,10 @@ class PictureStream:
     width: int
     rate: float
     """Frames per second as declared; 0 where the container does not say."""
+    pixels: str = ""
+    """ffmpeg's name of the pixel format, e.g. `yuv420p10le`; empty for those that are not YUV."""
+    rotation: float = 0.0
+    """Degrees that a player turns the coded picture, anticlockwise; -90 for most upright phones."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class SoundStream:
 
     number: int
     codec: str
+    language: str | None = None
+    """As the file tags it; None where it does not, or says `und`."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,21 @@ class Probe:
     picture: PictureStream | None
     """The first stream that moves (cover art does not count)."""
     sound: SoundStream | None
-    """The default sound track, else the first."""
+    """The track in `decode.audio_language`, else the default one, else the first."""
+    other: tuple[int, ...] = ()
+    """Numbers of the further pictures and sounds: no view is made of them."""
+    timed: tuple[int, ...] = ()
+    """Numbers of subtitle and data streams."""
 
 
 def probe(path: str, config: DecodeConfig) -> Probe:
     """Raises VideoError: gone, unreadable, empty, not a video, refused, too long, too large."""
     check_file(path)
-    found = parse_header(_read_header(path, config.max_memory_mb), path)
+    header = _read_header(path, config)
+    found = parse_header(header, path, config.audio_language)
+    if "exceeds specified max pixel count" in header:
+        message = f"{path}: frames of far more pixels than decode.max_pixels, {config.max_pixels}"
+        raise VideoError(Reason.TOO_LARGE, "probe", message)
     if found.picture is None and found.sound is None:
         raise VideoError(Reason.NO_STREAMS, "probe", f"{path}: holds neither picture nor sound")
     if found.duration is not None and found.duration > config.max_seconds:
@@ -103,12 +121,13 @@ def check_file(path: str) -> None:
         raise VideoError(Reason.EMPTY_FILE, "probe", f"{path}: 0 bytes")
 
 
-def _read_header(path: str, max_memory_mb: int) -> str:
+def _read_header(path: str, config: DecodeConfig) -> str:
     """What `ffmpeg -i` prints of a file (it exits with 1: no output was asked for)."""
-    arguments = ffmpeg.input(**input_options(path)).output("-").get_args()
+    source = ffmpeg.input(**input_options(path, config.max_pixels))
+    arguments = source.output("-").get_args()
     command = [ffmpeg_binary(), "-hide_banner", "-nostdin", *arguments[: arguments.index("-i") + 2]]
     with tempfile.TemporaryFile() as log:
-        with child(command, log, max_memory_mb=max_memory_mb) as process:
+        with child(command, log, max_memory_mb=config.max_memory_mb) as process:
             try:
                 process.wait(timeout=PROBE_DEADLINE)
             except subprocess.TimeoutExpired as err:
@@ -118,7 +137,7 @@ def _read_header(path: str, max_memory_mb: int) -> str:
         return log.read(HEADER_BYTES).decode(errors="replace")
 
 
-def parse_header(text: str, path: str) -> Probe:
+def parse_header(text: str, path: str, audio_language: str | None = None) -> Probe:
     """Raises VideoError with the reason that ffmpeg's messages point to."""
     lines = text.split("\n")  # a tag may hold any other line separator
     opened = next((match for line in lines if (match := _INPUT.match(line))), None)
@@ -126,12 +145,27 @@ def parse_header(text: str, path: str) -> Probe:
         raise _why_not_opened(text, path)
     streams = [match for line in lines if (match := _STREAM.match(line))]
     guessed = "Estimating duration from bitrate" in text
+    picture, sound = _picture(streams, lines), _sound(streams, audio_language)
+    taken = {stream.number for stream in (picture, sound) if stream is not None}
     return Probe(
         container=opened.group(1),
         duration=None if guessed else _duration(lines),
-        picture=_picture(streams, lines),
-        sound=_sound(streams),
+        picture=picture,
+        sound=sound,
+        other=tuple(sorted(_numbers(streams, ("Video", "Audio")) - taken)),
+        timed=tuple(sorted(_numbers(streams, ("Subtitle", "Data")))),
     )
+
+
+def _numbers(streams: list[re.Match[str]], kinds: tuple[str, ...]) -> set[int]:
+    """Streams that have packets with times: cover art has none, an unknown codec may not."""
+    return {
+        int(match["number"])
+        for match in streams
+        if match["kind"] in kinds
+        and match["codec"] not in ("none", "unknown")
+        and "attached pic" not in match["rest"]
+    }
 
 
 def _why_not_opened(text: str, path: str) -> VideoError:
@@ -156,22 +190,27 @@ def _duration(lines: Iterable[str]) -> float | None:
 
 def _picture(streams: list[re.Match[str]], lines: list[str]) -> PictureStream | None:
     for match in streams:
-        number, kind, codec, rest = match.groups()
+        rest = match["rest"]
         size = _SIZE.search(rest)
-        if kind != "Video" or "attached pic" in rest or size is None:
+        if match["kind"] != "Video" or "attached pic" in rest or size is None:
             continue
         width, height = float(size.group(1)), float(size.group(2))
+        if not (width and height):
+            continue  # a damaged header: nothing of such a stream can be shown
         if (ratio := _SAR.search(rest)) and int(ratio.group(1)) and int(ratio.group(2)):
             width = width * int(ratio.group(1)) / int(ratio.group(2))
-        if round(_rotation(match.group(0), lines)) % 180 == 90:
+        rotation = _rotation(match.group(0), lines)
+        if round(rotation) % 180 == 90:
             width, height = height, width
         rate = _RATE.search(rest)
         return PictureStream(
-            number=int(number),
-            codec=codec,
-            height=round(height),
-            width=round(width),
+            number=int(match["number"]),
+            codec=match["codec"],
+            height=max(1, round(height)),
+            width=max(1, round(width)),
             rate=float(rate.group(1)) * (1000 if rate.group(2) else 1) if rate else 0.0,
+            pixels=pixels.group(1) if (pixels := _PIXELS.search(rest)) else "",
+            rotation=rotation,
         )
     return None
 
@@ -186,10 +225,17 @@ def _rotation(stream_line: str, lines: list[str]) -> float:
     return 0.0
 
 
-def _sound(streams: list[re.Match[str]]) -> SoundStream | None:
-    tracks = [match for match in streams if match.group(2) == "Audio"]
+def _sound(streams: list[re.Match[str]], language: str | None) -> SoundStream | None:
+    tracks = [match for match in streams if match["kind"] == "Audio"]
     if not tracks:
         return None
-    default = [match for match in tracks if "(default)" in match.group(4)]
-    chosen = (default or tracks)[0]
-    return SoundStream(number=int(chosen.group(1)), codec=chosen.group(3))
+    spoken = [match for match in tracks if language and _language(match) == language.lower()]
+    choice = spoken or tracks
+    default = [match for match in choice if "(default)" in match["rest"]]
+    chosen = (default or choice)[0]
+    return SoundStream(int(chosen["number"]), chosen["codec"], _language(chosen))
+
+
+def _language(stream: re.Match[str]) -> str | None:
+    tag = (stream["language"] or "").lower()
+    return tag if tag not in ("", "und") else None

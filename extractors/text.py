@@ -42,8 +42,10 @@ class SentenceEncoder:
         self._model = SentenceTransformer(str(path), device=str(device), local_files_only=True)
 
     def encode(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """(N, D) float32, one row a sentence, each of length 1; at least one sentence."""
+        """(N, D) float32, one row a sentence, each of length 1; (0, D) for no sentences."""
         assert self._model is not None, "encode before setup"
+        if not sentences:
+            return np.zeros((0, self._model.get_embedding_dimension()), np.float32)
         vectors: NDArray[np.float32] = self._model.encode(
             list(sentences),
             batch_size=self._config.batch_size,
@@ -51,7 +53,7 @@ class SentenceEncoder:
             convert_to_numpy=True,
             show_progress_bar=False,
         )
-        return vectors.astype(np.float32).reshape(len(sentences), -1)
+        return vectors.astype(np.float32)
 
     def close(self) -> None:
         """Frees the encoder."""

@@ -97,7 +97,7 @@ def locate(name: str, local: str | None, key: str) -> Path:
             raise UsageError(f"{key} = {local}: no such file")
         return Path(local)
     weights = find_weights(name)
-    if not weights.is_cached:
+    if not weights.is_cached or not _is_whole(weights):
         try:
             fetch(weights)
         except AbortError as err:
@@ -146,9 +146,9 @@ def fetch(weights: Weights) -> Path:
             _fetch_url(weights, staged)
         for file in weights.files:
             _check(weights, file, staged / file.name)
-        if weights.folder.exists():
-            shutil.rmtree(weights.folder)
-        staged.rename(weights.folder)
+        if not (weights.is_cached and _is_whole(weights)):  # another process may have been quicker
+            shutil.rmtree(weights.folder, ignore_errors=True)
+            staged.rename(weights.folder)
     return weights.folder
 
 
@@ -183,6 +183,24 @@ def _fetch_url(weights: Weights, staged: Path) -> None:
         download_url_to_file(weights.source, str(staged / file.name), progress=False)
     except (urllib.error.URLError, OSError) as err:
         raise AbortError(f"weights {weights.name}: {weights.source}: {err}") from err
+
+
+def _is_whole(weights: Weights) -> bool:
+    """Whether the cached files are still what was put there."""
+    for file in weights.files:
+        path = weights.folder / file.name
+        status = path.stat()
+        found = _digest_of(str(path), status.st_size, status.st_mtime_ns)
+        if not found.startswith(file.sha256):
+            return False
+    return True
+
+
+@functools.cache
+def _digest_of(path: str, size: int, changed: int) -> str:
+    """sha256 of a file; size and time are there so that a changed file is read again."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check(weights: Weights, file: WeightsFile, path: Path) -> None:

@@ -19,9 +19,11 @@ class Windowing:
     size: int
     step: int
     before: int = 0
-    """Items of context before the window's own; zeros before the first."""
+    """Items of context before the window's own."""
     tail: Literal["zero", "edge"] = "zero"
     """What fills the last windows: zeros, or the last item again."""
+    head: Literal["zero", "edge"] = "zero"
+    """What stands before the first item: zeros, or the first item again."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class WindowCutter:
         """Takes consecutive items, gives every window that is complete with them."""
         if self._held is None:
             self._held = np.zeros((self._windowing.before, *items.shape[1:]), items.dtype)
+            if self._windowing.head == "edge":
+                self._held = np.repeat(items[:1], self._windowing.before, axis=0)
         self._held = np.concatenate([self._held, items])
         while len(self._held) >= self._windowing.size:
             yield Window(self._held[: self._windowing.size], self._windowing.step)

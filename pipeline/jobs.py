@@ -87,7 +87,7 @@ def _row(progress: InProgress, sample: VideoSample | None) -> dict[str, Any]:
         "duration": sample.duration if sample else probed and probed.duration,
         "label": video.label,
         "split": video.split,
-        "text_source": sample and sample.meta["text_source"],
+        "text_source": (sample and sample.meta["text_source"]) or None,
         "num_segments": len(sample.segments) if sample else 0,
         "rows": {name: len(t.rows) for name, t in sample.tracks.items()} if sample else {},
     }

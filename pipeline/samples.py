@@ -33,6 +33,8 @@ class VideoSample:
     segments: tuple[Segment, ...] = ()
     text: NDArray[np.generic] | None = field(default=None, repr=False)
     """(S, D), row i is the vector of segment i; None where there are no segments."""
+    proxy: bytes | None = field(default=None, repr=False)
+    """A small mp4 of the video (extractors.proxy); None where none was made or asked for."""
 
     @property
     def duration(self) -> float:
@@ -41,17 +43,25 @@ class VideoSample:
 
 
 def encode_sample(sample: VideoSample) -> dict[str, bytes]:
-    """The members of one video, by extension. The same sample gives the same bytes."""
+    """The members of one video, by extension. The same sample gives the same bytes.
+
+    A track that the video cannot have is an empty array: every sample of a shard has the same
+    members, as some readers want (Hugging Face datasets).
+    """
     members = {"meta.json": _json_bytes(sample.meta)}
     segments = [
         {"start": s.start, "end": s.end, "text": s.text, "source": s.source}
         for s in sample.segments
     ]
     members["transcript.json"] = _json_bytes(segments)
-    for name, track in sample.tracks.items():
-        members[f"{name}.npy"] = _npy_bytes(track.rows)
+    for name, facts in sample.meta["tracks"].items():
+        track = sample.tracks.get(name)
+        empty = np.zeros((0, facts.get("dim", 0)), facts.get("dtype", "float16"))
+        members[f"{name}.npy"] = _npy_bytes(empty if track is None else track.rows)
     if sample.text is not None:
         members["text.npy"] = _npy_bytes(sample.text)
+    if sample.proxy is not None:
+        members["proxy.mp4"] = sample.proxy
     return members
 
 
@@ -70,13 +80,13 @@ def write_tar(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> No
 def read_shard(dataset: str, number: int, tracks: set[str] | None = None) -> Iterator[VideoSample]:
     """The videos of one shard in order, streamed: one video's arrays in memory at a time.
 
-    `tracks` names the tracks to decode (all by default; 'text' is the segments' vectors).
+    `tracks` names the tracks to decode (all by default; 'text' is the segments' vectors,
+    'proxy' the video's proxy).
     """
-    members = None if tracks is None else {f"{name}.npy" for name in tracks}
 
     def wanted(name: str) -> bool:
-        extension = name.partition(".")[2]
-        return members is None or not extension.endswith(".npy") or extension in members
+        member, _, kind = name.partition(".")[2].rpartition(".")
+        return tracks is None or kind == "json" or member in tracks
 
     with storage.open_binary(shard_url(dataset, number, ".tar")) as stream:
         files = tar_file_expander([{"url": "shard", "stream": stream}], select_files=wanted)
@@ -92,20 +102,25 @@ def read_dataset(dataset: str, tracks: set[str] | None = None) -> Iterator[Video
 def decode_sample(raw: dict[str, Any]) -> VideoSample:
     """From a raw WebDataset sample ({'__key__': …, 'meta.json': bytes, …}).
 
-    Tracks whose member was left out of `raw` are left out of the result.
+    Tracks without rows, and those whose member was left out of `raw`, are left out of the result.
     """
     meta = json.loads(raw["meta.json"])
-    tracks = {
-        name: Track(rows=_load_npy(raw[f"{name}.npy"]), start=facts["start"], hop=facts["hop"])
-        for name, facts in meta["tracks"].items()
-        if f"{name}.npy" in raw
+    stored = {
+        name: _load_npy(raw[f"{name}.npy"]) for name in meta["tracks"] if f"{name}.npy" in raw
     }
+    facts = meta["tracks"]
+    tracks = {
+        name: Track(rows=rows, start=facts[name]["start"], hop=facts[name]["hop"])
+        for name, rows in stored.items()
+        if len(rows)
+    }
+    text = _load_npy(raw["text.npy"]) if "text.npy" in raw else None
     return VideoSample(
         key=raw["__key__"],
         meta=meta,
         tracks=tracks,
         segments=tuple(Segment(**piece) for piece in json.loads(raw["transcript.json"])),
-        text=_load_npy(raw["text.npy"]) if "text.npy" in raw else None,
+        text=text if text is not None and len(text) else None,
     )
 
 

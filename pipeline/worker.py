@@ -23,10 +23,11 @@ from extractors.decode import Chunk, Decoded, decode
 from extractors.errors import Reason, VideoError
 from extractors.extractor import Extractor
 from extractors.probe import Probe, probe
+from extractors.proxy import ProxyWriter, check_encoders
 from extractors.speech import SpeechRecogniser
 from extractors.text import SentenceEncoder
 from extractors.tracks import Segment, Track
-from extractors.views import View
+from extractors.views import SoundView, View
 from extractors.windows import Window, WindowCutter
 from pipeline import storage
 from pipeline.config import ExtractConfig, fingerprints
@@ -51,6 +52,7 @@ class InProgress:
     pieces_heard: int = 0
     """Windows of sound that speech recognition has had."""
     segments: list[Segment] = field(default_factory=list)
+    proxy: bytes | None = None
     failure: VideoError | None = None
     closed: bool = False
     """No further window will come."""
@@ -122,6 +124,8 @@ class Worker:
 
     def __enter__(self) -> "Worker":
         torch.set_num_threads(self._config.threads)
+        if self._config.proxy is not None:
+            check_encoders()
         for model in self._models():
             model.setup(self._device)
         return self
@@ -183,22 +187,39 @@ class Worker:
     def _decode(self, progress: InProgress, path: str, *, want_sound: bool) -> None:
         assert progress.probed is not None
         consumers = self._consumers(progress, want_sound=want_sound)
-        views = list(dict.fromkeys(view for view, _, _ in consumers))
+        views = [view for view, _, _ in consumers]
         cuda = self._device.type == "cuda" and self._config.decode.device != "cpu"
         started, consumed_before = time.monotonic(), self._consumed()
-        for chunk in decode(path, progress.probed, views, self._config.decode, cuda=cuda):
-            if isinstance(chunk, Decoded):
-                progress.decoded = chunk
-            else:
+        with self._proxy_writer(progress.probed, path) as proxy:
+            views += proxy.views if proxy else ()
+            for chunk in decode(path, progress.probed, views, self._config.decode, cuda=cuda):
+                if isinstance(chunk, Decoded):
+                    progress.decoded = chunk
+                    continue
                 self._feed(chunk, consumers, progress)
+                if proxy and chunk.view in proxy.views:
+                    with self._timed("proxy"):
+                        proxy.write(chunk)
+            if proxy:
+                with self._timed("proxy"):
+                    progress.proxy = proxy.finish()
         for _, cutter, batcher in consumers:
             self._take(cutter.finish(), batcher, progress)
         consumed = self._consumed() - consumed_before
         self.stage_seconds["decode"] += time.monotonic() - started - consumed
 
+    def _proxy_writer(
+        self, probed: Probe, path: str
+    ) -> contextlib.AbstractContextManager[ProxyWriter | None]:
+        """What makes the proxy of a video; None where none is wanted or there is no picture."""
+        config, decoding = self._config.proxy, self._config.decode
+        if config is None or probed.picture is None:
+            return contextlib.nullcontext()
+        return ProxyWriter(path, config, decoding, probed.duration)
+
     def _consumed(self) -> float:
         """Seconds that those who take the decoder's chunks have spent so far."""
-        return self.stage_seconds["extract"] + self.stage_seconds["speech"]
+        return sum(self.stage_seconds[stage] for stage in ("extract", "speech", "proxy"))
 
     def _consumers(
         self, progress: InProgress, *, want_sound: bool
@@ -252,7 +273,7 @@ class Worker:
                 if progress.rows[batcher.name]
             }
         text = None
-        if self._text is not None and progress.segments:
+        if self._text is not None:
             with self._timed("text"), _blaming(progress.video, "text"):
                 vectors = self._text.encode([segment.text for segment in progress.segments])
                 text = vectors.astype(self._text.dtype)
@@ -262,6 +283,7 @@ class Worker:
             tracks=tracks,
             segments=tuple(progress.segments),
             text=text,
+            proxy=progress.proxy,
         )
 
     def _track(self, batcher: Batcher, progress: InProgress) -> Track:
@@ -282,7 +304,7 @@ class Worker:
             "label": video.label,
             "split": video.split,
             "duration": round(declared or decoded.duration, 3),
-            "damage": decoded.damage,
+            "damage": decoded.damage or "",
             "decoded_on": decoded.device,
             "picture": probed.picture and {
                 "codec": probed.picture.codec,
@@ -291,21 +313,10 @@ class Worker:
                 "rate": probed.picture.rate,
             },
             "sound": probed.sound and {"codec": probed.sound.codec},
-            "text_source": progress.segments[0].source if progress.segments else None,
+            "text_source": progress.segments[0].source if progress.segments else "",
             "tracks": {
-                name: {
-                    "start": track.start,
-                    "hop": track.hop,
-                    "rows": track.rows.shape[0],
-                    "dim": track.rows.shape[1],
-                    "dtype": str(track.rows.dtype),
-                }
-                for name, track in tracks.items()
-            },
-            "absent": {
-                batcher.name: "no picture" if probed.picture is None else "no sound track"
+                batcher.name: _track_facts(batcher.extractor, tracks.get(batcher.name), probed)
                 for batcher in self._batchers
-                if batcher.name not in tracks
             },
             "fingerprints": self._fingerprints,
         }  # fmt: skip
@@ -317,6 +328,26 @@ class Worker:
             yield
         finally:
             self.stage_seconds[stage] += time.monotonic() - started
+
+
+def _track_facts(extractor: Extractor, track: Track | None, probed: Probe) -> dict[str, Any]:
+    """What meta.json says of a track. The same keys for one that is absent (no rows, and why), so
+    that readers which want every sample of a shard alike are served."""
+    spec = extractor.spec
+    if track is not None:
+        absent = ""
+    elif isinstance(extractor.view, SoundView):
+        absent = "the sound is too short for a row" if probed.sound else "no sound track"
+    else:
+        absent = "the picture is too short for a row" if probed.picture else "no picture"
+    return {
+        "start": spec.start,
+        "hop": spec.hop,
+        "rows": 0 if track is None else len(track.rows),
+        "dim": spec.dim,
+        "dtype": spec.dtype,
+        "absent": absent,
+    }
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from extractors import decode as decode_module
 from extractors.config import DecodeConfig
-from extractors.decode import CHUNK_BYTES, Chunk, decode, decode_command
+from extractors.decode import CHUNK_BYTES, Chunk, decode
 from extractors.errors import Reason, VideoError
 from extractors.ffmpeg import ffmpeg_binary
 from extractors.probe import probe
@@ -345,26 +345,3 @@ def test_a_longer_video_than_it_declares_is_stopped(media, h264):
     with pytest.raises(VideoError, match="max_seconds") as caught:
         list(decode(path, probed, [view], config))
     assert caught.value.reason == Reason.TOO_LONG
-
-
-def test_cuda_is_asked_for_before_the_input(media, h264):
-    path = media.video("plain.mp4", h264)
-    config = DecodeConfig()
-    probed = probe(path, config)
-    with_gpu = decode_command(path, probed, [BARCODE], [9, 10], config, cuda=True)
-    assert with_gpu[with_gpu.index("-hwaccel") + 1] == "cuda"
-    assert with_gpu.index("-hwaccel") < with_gpu.index("-i")
-    assert "-hwaccel" not in decode_command(path, probed, [BARCODE], [9, 10], config, cuda=False)
-
-
-@pytest.mark.gpu
-def test_nvdec_gives_the_frames_of_the_cpu(media, h264):
-    path = media.video("plain.mp4", h264)
-    config = DecodeConfig()
-    probed = probe(path, config)
-    frames = [
-        np.concatenate([c.data for c in decode(path, probed, [BARCODE], config, cuda=cuda)
-                        if isinstance(c, Chunk)])
-        for cuda in (False, True)
-    ]  # fmt: skip
-    assert media.read_barcodes(frames[0]) == media.read_barcodes(frames[1])

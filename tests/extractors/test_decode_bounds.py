@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractors import decode as decode_module
+from extractors import decode_command as command_module
 from extractors import probe as probe_module
 from extractors.config import DecodeConfig
 from extractors.decode import Chunk, decode
@@ -58,7 +58,7 @@ def binary(tmp_path, monkeypatch):
         script = tmp_path / "fake_ffmpeg"
         script.write_text(f"#!{sys.executable} -S\n{code}\n")
         script.chmod(0o755)
-        for module in (decode_module, probe_module):
+        for module in (command_module, probe_module):
             monkeypatch.setattr(module, "ffmpeg_binary", lambda: str(script))
 
     return replace
@@ -98,7 +98,7 @@ def test_a_child_that_complains_without_end_does_not_block(binary):
 
 @pytest.mark.usefixtures("nothing_left")
 def test_no_binary_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(decode_module, "ffmpeg_binary", lambda: "/nowhere/ffmpeg")
+    monkeypatch.setattr(command_module, "ffmpeg_binary", lambda: "/nowhere/ffmpeg")
     with pytest.raises(AbortError, match="/nowhere/ffmpeg: cannot be started: No such file"):
         list(decode("x.mp4", PROBED, [FRAMES], DecodeConfig()))
 

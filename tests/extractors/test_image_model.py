@@ -10,7 +10,8 @@ from torch import nn
 
 from extractors.config import ImageModelConfig
 from extractors.errors import AbortError, UsageError
-from extractors.image_model import DIMS, ImageModel, rename_lite
+from extractors.image_model import ImageModel
+from extractors.image_networks import DIMS, rename_lite
 from extractors.torch_model import load_state_dict
 from extractors.weights import locate
 from extractors.windows import Window
@@ -155,7 +156,7 @@ def test_wrong_weights_are_one_line(resnet18, tmp_path):
 
 
 def test_no_weights_at_all():
-    with pytest.raises(UsageError, match="resnet18"):
+    with pytest.raises(AbortError, match=r"extractors\.\*\.weights: .*resnet18"):
         ImageModel(ImageModelConfig(model="resnet18")).setup(CPU)
     with pytest.raises(UsageError, match="no such file"):
         ImageModel(ImageModelConfig(weights="/nowhere/x.pth")).setup(CPU)

@@ -53,7 +53,9 @@ def test_a_video_held_upright(text):
     found = parse_header(text, "phone.mp4")
     assert found.duration == 3723.5
     assert found.container == "mov,mp4,m4a,3gp,3g2,mj2"
-    assert found.picture == PictureStream(0, "h264", height=1920, width=1080, rate=29.97)
+    assert found.picture == PictureStream(
+        0, "h264", height=1920, width=1080, rate=29.97, pixels="yuv420p", rotation=-90
+    )
     assert found.sound == SoundStream(1, "aac")
 
 
@@ -66,17 +68,33 @@ def test_cover_art_is_no_picture():
 def test_several_tracks_an_unknown_duration_and_odd_pixels():
     found = parse_header(FILM, "film.mkv")
     assert found.duration is None
-    assert found.picture == PictureStream(1, "mpeg2video", height=576, width=1024, rate=1000.0)
-    assert found.sound == SoundStream(3, "dts")
+    assert found.picture == PictureStream(
+        1, "mpeg2video", height=576, width=1024, rate=1000.0, pixels="yuv420p"
+    )
+    assert found.sound == SoundStream(3, "dts", "eng")
+    assert found.other == (2,), "cover art is no stream in time"
+    assert found.timed == (4,)
 
 
 def test_the_first_of_several_sounds_where_none_is_the_default():
     found = parse_header(FILM.replace("1536 kb/s (default)", "1536 kb/s"), "film.mkv")
-    assert found.sound == SoundStream(2, "ac3")
+    assert found.sound == SoundStream(2, "ac3", "ger")
 
 
 def test_no_frame_rate_and_a_stream_inside_a_group():
-    assert parse_header(GROUPED, "new.mp4").picture == PictureStream(0, "h264", 48, 64, rate=0.0)
+    assert parse_header(GROUPED, "new.mp4").picture == PictureStream(
+        0, "h264", 48, 64, rate=0.0, pixels="yuv420p"
+    )
+
+
+def test_a_picture_without_height_is_none():
+    """Found by benchmarks/fuzz.py: a divisor later on."""
+    assert parse_header(GROUPED.replace("64x48", "64x0"), "new.mp4").picture is None
+
+
+def test_a_sample_aspect_ratio_cannot_make_a_side_zero():
+    text = GROUPED.replace("64x48,", "64x48 [SAR 1:1000 DAR 1:750],")
+    assert parse_header(text, "new.mp4").picture.width == 1
 
 
 def test_a_guessed_duration_is_none():
@@ -108,7 +126,7 @@ def test_why_a_file_was_not_opened(text, reason):
 def test_a_real_file(media, h264):
     path = media.video("plain.mp4", h264)
     found = probe(path, DecodeConfig())
-    assert found.picture == PictureStream(0, "h264", 64, 256, 25.0)
+    assert found.picture == PictureStream(0, "h264", 64, 256, 25.0, "yuv420p")
     assert found.duration == pytest.approx(4.0)
     assert found.sound is None
 

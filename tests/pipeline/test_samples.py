@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,34 @@ def test_hugging_face_datasets_reads_it(
     assert found[2]["meta.json"]["path"] == "c.mp4"
 
 
+def test_hugging_face_datasets_reads_videos_without_sound_or_speech(
+    tmp_path: Path, made: list[VideoSample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the columns from the first five samples: each must have all members, and one of
+    the five must have rows, or it takes the column's type for null."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    facts = made[0].meta["tracks"]["audio"] | {"rows": 0, "dim": 40, "dtype": "float16"}
+    silent = replace(
+        made[0],
+        meta=made[0].meta | {"tracks": made[0].meta["tracks"] | {"audio": facts}},
+        tracks={name: track for name, track in made[0].tracks.items() if name != "audio"},
+        segments=(),
+        text=np.zeros((0, 384), np.float16),
+    )
+    samples = [replace(silent, key=f"silent{i}") for i in range(3)] + made
+    path = publish(str(tmp_path / "dataset"), samples)
+    found = datasets.load_dataset(
+        "webdataset", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert len(found) == len(samples)
+    assert np.asarray(found[0]["audio.npy"]).size == 0
+    read = list(read_shard(str(tmp_path / "dataset"), 0))
+    assert ("audio" in read[0].tracks, read[0].text) == (False, None)
+
+
 def test_only_the_wanted_tracks_are_decoded(tmp_path: Path, made: list[VideoSample]) -> None:
     publish(str(tmp_path), made)
     for found in read_shard(str(tmp_path), 0, {"audio"}):
@@ -192,7 +221,7 @@ def test_a_shard_without_videos_is_a_tar(tmp_path: Path) -> None:
 def test_arrays_are_never_pickled(tmp_path: Path) -> None:
     objects = Track(np.array([[{}]], dtype=object), start=0.0, hop=1.0)
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        encode_sample(VideoSample("a", {"duration": 1.0}, {"bad": objects}))
+        encode_sample(VideoSample("a", {"tracks": {"bad": {}}}, {"bad": objects}))
     members = encode_sample(sample("a"))
     with io.BytesIO() as buffer:
         np.save(buffer, np.array([[{}]], dtype=object), allow_pickle=True)

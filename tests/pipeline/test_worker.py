@@ -1,4 +1,5 @@
 import gc
+import subprocess
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from extractors.captions import read_captions
 from extractors.errors import Reason, VideoError
+from extractors.ffmpeg import ffmpeg_binary
 from extractors.log_mel import LogMel
 from extractors.mean_colour import MeanColour
 from extractors.windows import Window
@@ -63,7 +65,7 @@ def test_a_clip_gives_what_it_shows(extract: Callable[..., Found], clip: Path) -
     np.testing.assert_allclose(colour.rows, [[1, 0, 0]] * 4, atol=0.03)  # mpeg4 is lossy
     assert sample.tracks["audio"].rows.shape[1] == 40
     assert sample.duration == pytest.approx(1.0, abs=0.1)
-    assert sample.meta["absent"] == {}
+    assert [facts["absent"] for facts in sample.meta["tracks"].values()] == ["", ""]
     assert sample.meta["content_id"] == content_id(str(clip)) == progress.content_id
     assert sample.meta["path"] == "red.mp4"
     assert str(clip) not in str(sample.meta)
@@ -110,19 +112,15 @@ def test_absent_tracks_say_why(extract: Callable[..., Found], clips: Clips, tmp_
     ((_, sample),) = extract([source(silent)])
     assert sample is not None
     assert set(sample.tracks) == {"colour"}
-    assert sample.meta["absent"] == {"audio": "no sound track"}
+    assert sample.meta["tracks"]["audio"]["absent"] == "no sound track"
     assert sample.meta["sound"] is None
     only_sound = tmp_path / "only_sound.wav"
-    import subprocess
-
-    from extractors.ffmpeg import ffmpeg_binary
-
     options = ["-v", "error", "-f", "lavfi", "-i", "sine=f=440:d=1"]
     subprocess.run([ffmpeg_binary(), *options, str(only_sound)], check=True, timeout=60)
     ((_, sample),) = extract([source(only_sound)])
     assert sample is not None
     assert set(sample.tracks) == {"audio"}
-    assert sample.meta["absent"] == {"colour": "no picture"}
+    assert sample.meta["tracks"]["colour"]["absent"] == "no picture"
 
 
 def test_a_window_that_an_extractor_cannot_take_fails_its_video_alone(
@@ -195,7 +193,7 @@ def test_captions_beside_a_video_or_named_by_the_source(
     settings, video = speech_on(config, clip, tmp_path)
     ((_, without),) = extract([source(video)], settings)
     assert without is not None
-    assert (without.segments, without.meta["text_source"]) == ((), None)
+    assert (without.segments, without.meta["text_source"]) == ((), "")
     video.with_suffix(".srt").write_text(SRT)
     named = tmp_path / "named.vtt"
     named.write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nnamed words\n")

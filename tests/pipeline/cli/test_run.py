@@ -116,16 +116,6 @@ def test_an_output_that_cannot_be_written_exits_with_1(
     assert "Not a directory" in line
 
 
-@pytest.mark.parametrize("stage", ["train", "index"])
-def test_stages_that_run_in_one_process_refuse_more(
-    run: Callable[..., Outcome], tmp_path: Path, stage: str
-) -> None:
-    options = ["--dataset", tmp_path, "--output", tmp_path, "--workers", 2]
-    outcome = run("run", stage, *options, *(["--model", tmp_path] if stage == "index" else []))
-    assert outcome.code == 2
-    assert "--workers 1" in outcome.err
-
-
 @pytest.mark.parametrize(
     "options",
     [(), ("--workers", 2), ("--workers", 2, "--executor", "ray")],
