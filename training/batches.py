@@ -1,11 +1,12 @@
 """From clips' arrays to padded tensors.
 
-Shapes: B clips, V visual columns, P visual tracks, M mel bins, T frames, S text rows, E text
-columns.
+Shapes: B clips, N clips of all ranks, V visual columns, P visual tracks, M mel bins, T frames,
+S text rows, E text columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -36,14 +37,16 @@ class ClipBatch:
 
     def to(self, device: torch.device) -> "ClipBatch":
         """The same batch on a device."""
-        fields = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(
-            self, **fields, present={name: mask.to(device) for name, mask in self.present.items()}
-        )
+        return self._map(lambda values: values.to(device, non_blocking=True))
+
+    def rows(self, index_N: Tensor) -> "ClipBatch":
+        """The clips of these rows, padded as they are."""
+        return self._map(lambda values: values[index_N])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "ClipBatch":
+        fields = {n: change(value) for n, value in vars(self).items() if isinstance(value, Tensor)}
+        present = {name: change(mask_B) for name, mask_B in self.present.items()}
+        return replace(self, **fields, present=present)
 
 
 @dataclass(frozen=True)
@@ -52,51 +55,69 @@ class TrainBatch:
 
     inputs: ClipBatch
     keys: tuple[str, ...]
-    """Key of each clip's video."""
+    """Key of each clip's video; a video's clips are adjacent."""
     clips: tuple[Clip, ...]
+    places: tuple[int, ...]
+    """Place of each clip's video in the batch of all ranks."""
+    videos: tuple[str, ...]
+    """Keys of this rank's videos, those that gave no clip too."""
 
-    def repeated(self) -> Tensor:
-        """(B, B) bool: pairs of different clips of one video that overlap in time."""
-        _, video_B = np.unique(np.array(self.keys), return_inverse=True)
-        start_B = np.array([clip.start for clip in self.clips])
-        end_B = np.array([clip.end for clip in self.clips])
-        meets_BB = (start_B[:, None] < end_B) & (start_B < end_B[:, None])
-        same_BB = video_B[:, None] == video_B
-        return torch.from_numpy(meets_BB & same_BB & ~np.eye(len(self.keys), dtype=bool))
+    def spans(self) -> Tensor:
+        """(B, 3) float64: place, start and end of each clip."""
+        rows = [(p, c.start, c.end) for p, c in zip(self.places, self.clips, strict=True)]
+        return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
 
-    def first_of_each_video(self, count: int) -> Tensor:
-        """(B,) bool: the first `count` clips of every video."""
-        seen: dict[str, int] = {}
-        for key in self.keys:
-            seen[key] = seen.get(key, 0)
-        chosen = []
-        for key in self.keys:
-            seen[key] += 1
-            chosen.append(seen[key] <= count)
-        return torch.tensor(chosen)
+    def turns(self) -> Tensor:
+        """(B,) int64: place of the clip's video plus the number of the clip in it.
+
+        Dealing clips into micro-batches by it mixes the videos, and deals alike on any number of
+        ranks.
+        """
+        return torch.tensor(self.places, dtype=torch.int64) + self.numbers()
+
+    def numbers(self) -> Tensor:
+        """(B,) int64: number of the clip among those of its video, from 0."""
+        counted = [number for _, run in groupby(self.places) for number, _ in enumerate(run)]
+        return torch.tensor(counted, dtype=torch.int64)
+
+
+def overlapping(spans_N3: Tensor) -> Tensor:
+    """(N, N) bool: pairs of different clips of one video that overlap in time, from `spans`."""
+    video_N, start_N, end_N = spans_N3.unbind(1)
+    meets_NN = (start_N[:, None] < end_N) & (start_N < end_N[:, None])
+    meets_NN &= video_N[:, None] == video_N
+    return meets_NN.fill_diagonal_(False)
 
 
 def collate(inputs: Sequence[ClipInputs], dims: TrackDims, config: TrainConfig) -> ClipBatch:
-    """Pads clips to the longest of them; without `mask_padding` to the official fixed sizes."""
+    """Pads clips to the longest of them; without `mask_padding` to the official fixed sizes.
+
+    No clips give a batch of no rows.
+    """
     masked = config.model.mask_padding
     lengths = [clip.spectrogram.shape[1] for clip in inputs]
     rows = [len(clip.text) for clip in inputs]
-    frames = max(1, *lengths) if masked else config.sampling.audio_frames
-    text_rows = max(1, *rows) if masked else config.sampling.max_text_rows
+    frames = max([1, *lengths]) if masked else config.sampling.audio_frames
+    text_rows = max([1, *rows]) if masked else config.sampling.max_text_rows
     shape = (len(inputs), dims.audio, frames)
     spectrogram_BMT: Float32 = np.full(shape, config.sampling.padding_decibel, np.float32)
     text_BSE: Float32 = np.zeros((len(inputs), text_rows, dims.text), np.float32)
     for i, clip in enumerate(inputs):
         spectrogram_BMT[i, :, : lengths[i]] = clip.spectrogram
         text_BSE[i, : rows[i]] = clip.text
+    visual_BV: Float32 = np.zeros((len(inputs), sum(dims.visual)), np.float32)
+    parts_BP = np.zeros((len(inputs), len(dims.visual)), dtype=bool)
+    for i, clip in enumerate(inputs):
+        visual_BV[i], parts_BP[i] = clip.visual, clip.visual_parts
     return ClipBatch(
-        visual_BV=torch.from_numpy(np.stack([clip.visual for clip in inputs])),
-        parts_BP=torch.from_numpy(np.stack([clip.visual_parts for clip in inputs])),
+        visual_BV=torch.from_numpy(visual_BV),
+        parts_BP=torch.from_numpy(parts_BP),
         spectrogram_BMT=torch.from_numpy(spectrogram_BMT),
-        frames_B=torch.tensor(lengths),
+        frames_B=torch.tensor(lengths, dtype=torch.int64),
         text_BSE=torch.from_numpy(text_BSE),
-        rows_B=torch.tensor(rows),
+        rows_B=torch.tensor(rows, dtype=torch.int64),
         present={
-            name: torch.tensor([clip.present[name] for clip in inputs]) for name in MODALITIES
+            name: torch.tensor([clip.present[name] for clip in inputs], dtype=torch.bool)
+            for name in MODALITIES
         },
     )

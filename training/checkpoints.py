@@ -2,7 +2,8 @@
 
 <run>/config.yaml, <run>/checkpoints/step_00001000.pt (weights and all that resuming needs),
 <run>/metrics.jsonl, and <run>/card.json, published last: it names the checkpoint that counts, so
-a run killed at any moment still has a whole one. A checkpoint loads with weights_only=True.
+a run killed at any moment still has a whole one, and the best one so far. A checkpoint loads with
+weights_only=True.
 """
 
 import importlib.metadata
@@ -11,10 +12,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from fsspec.core import url_to_fs
 
 from extractors.errors import AbortError, UsageError
 from pipeline import storage
@@ -22,12 +22,24 @@ from pipeline.settings import dump_settings, load_settings
 from training.clips import TrackDims
 from training.config import TrainConfig
 from training.model import Mcn
+from training.provenance import track_fingerprints
 from training.sampling import TrainingSet
 
 CARD_FORMAT = 1
 DISTRIBUTION = "multimodal-clustering-pipeline"
-FREE_KEYS = frozenset({"checkpoint_steps", "checkpoint_epochs", "sampling.cache_megabytes"})
+FREE_KEYS = frozenset(
+    {
+        "checkpoint_steps",
+        "checkpoint_epochs",
+        "keep_last",
+        "keep_best",
+        "wandb_project",
+        "sampling.cache_megabytes",
+    }
+)
 """Settings that change no number of a run, so they may differ when it resumes."""
+
+Which = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,7 @@ def run_facts(
         "dataset_digest": digest,
         "videos": len(training_set.videos),
         "dims": asdict(training_set.dims),
+        "fingerprints": track_fingerprints(training_set.dataset, config.sampling),
         "embedding_dim": config.model.embedding_dim,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "world_size": world_size,
@@ -68,16 +81,44 @@ def code_version() -> str:
         return "source"
 
 
-def save_checkpoint(run: str, step: int, state: dict[str, Any], card: dict[str, Any]) -> None:
-    """Publishes the state, then the card that names it, then deletes older checkpoints."""
+def save_checkpoint(
+    run: str,
+    step: int,
+    state: dict[str, Any],
+    card: dict[str, Any],
+    *,
+    keep_last: int = 1,
+    candidate: float | None = None,
+) -> None:
+    """Publishes the state, then the card that names it, then deletes older checkpoints.
+
+    The newest `keep_last` stay, and the best one: that with the lowest `candidate` (a loss) of
+    all that were given one.
+    """
     name = f"step_{step:08d}.pt"
     with storage.publishing(storage.join(run, "checkpoints", name)) as temporary:
         torch.save(state, temporary)
-    storage.publish_json(storage.join(run, "card.json"), card | {"checkpoint": name})
-    filesystem, folder = url_to_fs(storage.join(run, "checkpoints"))
-    for other in storage.names(storage.join(run, "checkpoints")):
-        if other.startswith("step_") and other != name:
-            filesystem.rm_file(f"{folder}/{other}")
+    best = _best(run, step, name, candidate)
+    url = storage.join(run, "card.json")
+    storage.publish_json(url, card | {"checkpoint": name, "best": best})
+    # of a later step: what a run wrote that was killed before its card
+    known = [other for other in _checkpoint_names(run) if other <= name]
+    kept = {*known[-keep_last:], best["checkpoint"] if best else name}
+    for other in set(_checkpoint_names(run)) - kept:
+        storage.remove(storage.join(run, "checkpoints", other))
+
+
+def _best(run: str, step: int, name: str, candidate: float | None) -> dict[str, Any] | None:
+    """{'checkpoint', 'step', 'loss'} of the best one so far, this one included."""
+    before = (read_card(run) or {}).get("best")
+    if candidate is None or (before is not None and before["loss"] <= candidate):
+        return before
+    return {"checkpoint": name, "step": step, "loss": candidate}
+
+
+def _checkpoint_names(run: str) -> list[str]:
+    """In the order of their steps."""
+    return [n for n in storage.names(storage.join(run, "checkpoints")) if n.startswith("step_")]
 
 
 def read_card(run: str) -> dict[str, Any] | None:
@@ -94,31 +135,37 @@ def read_card(run: str) -> dict[str, Any] | None:
     return card
 
 
-def load_state(run: str, card: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The state of the checkpoint that a card names."""
-    url = storage.join(run, "checkpoints", card["checkpoint"])
+def load_state(
+    run: str, card: Mapping[str, Any], device: torch.device, which: Which = "last"
+) -> dict[str, Any]:
+    """The state of a checkpoint that a card names. Raises UsageError where no best one was kept."""
+    if which == "best" and card.get("best") is None:
+        raise UsageError(f"{run}: kept no best checkpoint; use the last, or set train.keep_best")
+    name = card["checkpoint"] if which == "last" else card["best"]["checkpoint"]
+    url = storage.join(run, "checkpoints", name)
     path = storage.local_path(url)
     source: Path | io.BytesIO = path if path is not None else io.BytesIO(storage.read_bytes(url))
     state: dict[str, Any] = torch.load(source, map_location=device, weights_only=True)
     return state
 
 
-def load_run(run: str, device: torch.device) -> Run:
-    """The model of a run's last checkpoint. Raises UsageError where there is none."""
+def load_run(run: str, device: torch.device, which: Which = "last") -> Run:
+    """The model of a run's last or best checkpoint. Raises UsageError where there is none."""
     card = read_card(run)
     if card is None:
         raise UsageError(f"{run}: no card.json, so no trained model; run `pipeline run train`")
     config = load_settings(TrainConfig, [(f"{run}/card.json", json.dumps(card["config"]))])
     dims = TrackDims(**card["dims"] | {"visual": tuple(card["dims"]["visual"])})
     model = Mcn(config.model, dims, decoders=config.loss.reconstruction_weight > 0)
-    model.load_state_dict(load_state(run, card, device)["model"])
+    model.load_state_dict(load_state(run, card, device, which)["model"])
     return Run(model.to(device).eval(), config, card)
 
 
-def check_same_run(
-    run: str, card: Mapping[str, Any], config: TrainConfig, digest: str, world_size: int
-) -> None:
-    """Refuses (UsageError) to go on with other settings, other data or another world size."""
+def check_same_run(run: str, card: Mapping[str, Any], config: TrainConfig, digest: str) -> None:
+    """Refuses (UsageError) to go on with other settings or other data.
+
+    Another number of workers is no other run: it sees the same batches.
+    """
     before = flatten(card["config"])
     now = flatten(config.model_dump(mode="json"))
     for key in sorted(before.keys() | now.keys()):
@@ -131,11 +178,6 @@ def check_same_run(
         raise UsageError(
             f"{run}: was trained on dataset {card['dataset_digest'][:12]}, this one is "
             f"{digest[:12]}; train into another folder"
-        )
-    if card["world_size"] != world_size:
-        raise UsageError(
-            f"{run}: was trained by {card['world_size']} workers, now there are {world_size}; "
-            "resume with as many"
         )
 
 

@@ -20,7 +20,8 @@ class SamplingConfig(Settings):
     audio_track: str = "audio"
     """Track of log-mel rows in decibels relative to the file's loudest bin, 0 down to -80."""
     batch_videos: int = Field(default=128, ge=1)
-    """Videos in a batch (paper: 128). Shrinks to the number of videos where there are fewer."""
+    """Videos in a batch, over all workers together (paper: 128). Shrinks to the number of videos
+    where there are fewer."""
     clips_per_video: int = Field(default=32, ge=1)
     """Clips drawn from each video, with replacement (paper: 32)."""
     min_time: float = Field(default=10.0, gt=0)
@@ -38,9 +39,15 @@ class SamplingConfig(Settings):
     max_text_rows: int = Field(default=20, ge=1)
     """Text vectors kept of a clip, the first in time (paper: 20 words)."""
     shuffle_videos: int = Field(default=1000, ge=1)
-    """Size of the shuffle buffer in decoded videos; bounds the memory of the reader."""
+    """Size of the shuffle buffer in decoded videos, over all workers together; bounds the memory
+    of the readers."""
+    lanes: int = Field(default=16, ge=1)
+    """Streams that an epoch's shards are dealt into once the shuffle buffer cannot hold all videos;
+    every batch draws from all of them. Each worker reads its own lanes, so up to so many workers
+    read each shard once. Not the number of workers: batches do not depend on that."""
     cache_megabytes: float = Field(default=1024.0, ge=0)
-    """Decoded videos kept in memory from epoch to epoch, in megabytes. No effect on results."""
+    """Decoded videos that a worker keeps in memory from epoch to epoch, in megabytes. No effect on
+    results."""
 
 
 class ModelConfig(Settings):
@@ -135,6 +142,11 @@ class OptimiserConfig(Settings):
     273,000)."""
     max_gradient_norm: float | None = Field(default=None, gt=0)
     """Clip the gradient's norm to this (official: never)."""
+    microbatch_clips: int | None = Field(default=None, ge=1)
+    """About how many clips, over all workers together, go through the network at once; the losses
+    still see the whole batch (GradCache, Gao et al. 2021: every clip is embedded twice). null: all
+    of them. Everything but batch norm comes out as without it; batch norm takes its statistics from
+    a micro-batch (paper: 4,096 clips at once)."""
 
 
 class TrainConfig(Settings):
@@ -144,14 +156,23 @@ class TrainConfig(Settings):
     """Of the weights, the shuffle, the clips and the k-means start (official: 1)."""
     epochs: int = Field(default=30, ge=1)
     """Passes over the training videos (paper: 30)."""
-    bf16: bool = False
-    """Autocast to bfloat16 on CUDA; k-means stays in float32 (official: float16 by apex)."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the network computes in on CUDA, by autocast; float16 with a scaled loss. Weights,
+    losses and k-means stay in float32, and so does everything on a CPU (official: float16)."""
+    compile: bool = False
+    """Compile the network with torch.compile: the first steps take minutes, later ones less."""
     checkpoint_steps: int = Field(default=1000, ge=1)
     """Steps from one checkpoint to the next."""
     checkpoint_epochs: int = Field(default=1, ge=1)
     """A checkpoint is also written at the end of every so many epochs, and of the last."""
+    keep_last: int = Field(default=1, ge=1)
+    """Checkpoints kept, the newest ones."""
+    keep_best: bool = True
+    """Keep also the checkpoint of the end of the epoch that had the lowest mean loss."""
     log_steps: int = Field(default=10, ge=1)
     """Steps from one row of metrics.jsonl and TensorBoard to the next."""
+    wandb_project: str | None = None
+    """Log to this project of Weights & Biases too; its package must be installed. null: never."""
     sampling: SamplingConfig = SamplingConfig()
     """Clips and batches."""
     model: ModelConfig = ModelConfig()

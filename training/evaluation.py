@@ -10,21 +10,26 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from extractors.errors import UsageError
+from pipeline.dataset import read_dataset_config
+from pipeline.query import embed_sentences
 from pipeline.samples import read_dataset
-from training.checkpoints import load_run
-from training.clips import Clip, ClipInputs, Float32, video_clips
+from training.checkpoints import Run, load_run
+from training.clips import MODALITIES, Clip, ClipInputs, Float32, video_clips
 from training.cluster_metrics import ClusterAgreement, cluster_agreement
 from training.config import TrainConfig
 from training.embedding import (
+    EMBED_CLIPS,
     ClipEmbeddings,
     concatenate,
     cut_clips,
     embed_clips,
     unit_rows,
 )
+from training.provenance import check_current, check_same_features
 from training.retrieval_metrics import Retrieval, retrieval_metrics, score_ranks
 
 DEFAULT_PAIRS = (
@@ -48,8 +53,12 @@ class EvaluationSet:
     labels: tuple[str | None, ...]
     """Of each clip's video."""
     embeddings: ClipEmbeddings
-    features: Float32
-    """(N, F): the clips' features before the model, see `raw_features`."""
+    features: dict[str, Float32]
+    """(N, F) a modality: the clips before the model, see `raw_features`."""
+
+    def raw(self, modalities: Sequence[str] = MODALITIES) -> Float32:
+        """(N, sum of F): the raw features of some modalities, side by side."""
+        return np.concatenate([self.features[name] for name in modalities], axis=1)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,8 @@ class RetrievalRow:
     target: str
     """A modality, or several joined by '+'."""
     metrics: Retrieval
+    items: int
+    """Clips of the whole set, whatever they lack."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +93,21 @@ def evaluate_retrieval(
     pairs: Sequence[tuple[str, str]] = DEFAULT_PAIRS,
     window: float = 10.0,
     device: torch.device | None = None,
+    complete: bool = False,
+    count_missing: bool = False,
 ) -> list[RetrievalRow]:
     """R@1/5/10 and MedR of each (query, target) pair over the clips of a split (None: of all).
 
-    See `retrieval_rows` for who is a query and who a candidate. Raises UsageError for a split
-    without clips.
+    See `retrieval_rows` for who is a query and who a candidate; with `count_missing` clips that
+    lack a modality are queries too, and misses. Raises UsageError for a split without clips, or
+    without clips that have both modalities of any pair.
     """
-    items = load_evaluation_set(run, dataset, split, window, device)
-    return retrieval_rows(items.embeddings, pairs)
+    device = device or torch.device("cpu")
+    items = load_evaluation_set(load_run(run, device), dataset, split, window, device)
+    total = len(items.keys) if count_missing else None
+    rows = retrieval_rows(items.embeddings, pairs, complete, total)
+    check_any_row(rows, pairs)
+    return rows
 
 
 def evaluate_clusters(
@@ -107,7 +125,8 @@ def evaluate_clusters(
     unless given. Both are the best of ten runs of scikit-learn's k-means. Raises UsageError
     where no video has a label or there are fewer clips than clusters.
     """
-    items = load_evaluation_set(run, dataset, split, window, device)
+    device = device or torch.device("cpu")
+    items = load_evaluation_set(load_run(run, device), dataset, split, window, device)
     labelled = np.array([label is not None for label in items.labels])
     labels = np.array([label for label in items.labels if label is not None])
     if not len(labels):
@@ -120,7 +139,7 @@ def evaluate_clusters(
             f"allowed is 1 to {len(labels)}"
         )
     rows = []
-    for name, vectors in (("embedding", items.embeddings.joined()), ("raw", items.features)):
+    for name, vectors in (("embedding", items.embeddings.joined()), ("raw", items.raw())):
         found = KMeans(k, n_init=10, random_state=seed).fit_predict(vectors[labelled])
         agreement = cluster_agreement(labels, found)
         rows.append(ClusterRow(name, len(labels), distinct, k, agreement))
@@ -128,19 +147,27 @@ def evaluate_clusters(
 
 
 def retrieval_rows(
-    embeddings: ClipEmbeddings, pairs: Sequence[tuple[str, str]] = DEFAULT_PAIRS
+    embeddings: ClipEmbeddings,
+    pairs: Sequence[tuple[str, str]] = DEFAULT_PAIRS,
+    complete: bool = False,
+    total: int | None = None,
 ) -> list[RetrievalRow]:
     """Ranks, for each pair, the candidates of every query over the whole set at once.
 
-    Candidates are the clips that have any modality of the target, queries those of them that have
-    any of the query; the right candidate of a query is its own clip. Scores are dot products of
-    `ClipEmbeddings.joined` vectors. Pairs without queries (a modality the set lacks) are left
-    out.
+    Candidates are the clips that have any modality of the target (with `complete`: all of them,
+    as where MSR-VTT's videos without sound are left out), queries those of them that have any of
+    the query; the right candidate of a query is its own clip. Scores are dot products of
+    `ClipEmbeddings.joined` vectors. `total` is the denominator of R@k where the clips that are no
+    queries count as misses (MSR-VTT: 1000, of which 968 have sound); None leaves them out. Pairs
+    without queries (a modality the set lacks) are left out. Raises UsageError for a `total` below
+    the number of clips.
     """
+    if total is not None and total < len(embeddings):
+        raise UsageError(f"total = {total}: the set has {len(embeddings)} clips already")
     rows = []
     for query, target in pairs:
-        candidate = embeddings.having(target.split("+"))
-        asked = candidate & embeddings.having(query.split("+"))
+        candidate = _having(embeddings, target.split("+"), complete)
+        asked = candidate & _having(embeddings, query.split("+"), complete)
         if not asked.any():
             continue
         queries_QD = embeddings.joined(query.split("+"))[asked]
@@ -148,32 +175,40 @@ def retrieval_rows(
         right_Q = (np.cumsum(candidate) - 1)[asked]
         blocks = [
             score_ranks(queries_QD[block] @ candidates_ND.T, right_Q[block])
-            for block in _blocks(len(queries_QD), QUERY_BLOCK)
+            for block in row_blocks(len(queries_QD), QUERY_BLOCK)
         ]
         above_Q, tied_Q = (np.concatenate(part) for part in zip(*blocks, strict=True))
-        metrics = retrieval_metrics(above_Q, tied_Q, len(candidates_ND))
-        rows.append(RetrievalRow(query, target, metrics))
+        missing = 0 if total is None else total - len(queries_QD)
+        metrics = retrieval_metrics(above_Q, tied_Q, len(candidates_ND), missing)
+        rows.append(RetrievalRow(query, target, metrics, len(asked)))
     return rows
 
 
+def check_any_row(rows: Sequence[RetrievalRow], pairs: Sequence[tuple[str, str]]) -> None:
+    """Raises UsageError where no pair could be measured."""
+    if not rows:
+        named = ", ".join(f"{query}:{target}" for query, target in pairs)
+        raise UsageError(f"no clip has both modalities of any pair of {named}")
+
+
 def load_evaluation_set(
-    run: str, dataset: str, split: str | None, window: float, device: torch.device | None = None
+    run: Run, dataset: str, split: str | None, window: float, device: torch.device
 ) -> EvaluationSet:
-    """Embeds the clips of a split with a run's model, on the CPU unless a device is given.
+    """Embeds the clips of a split (None: of all) with a run's model, on its device.
 
     Clips that have no modality at all are left out. Raises UsageError where none is left.
     """
-    device = device or torch.device("cpu")
-    loaded = load_run(run, device)
-    model, config = loaded.model, loaded.config
+    model, config = run.model, run.config
+    check_current(dataset)
+    check_same_features(run.card, dataset, config.sampling)
     samples = (
         sample
-        for sample in read_dataset(dataset, _tracks(config))
+        for sample in read_dataset(dataset, tracks_of(config))
         if split is None or sample.meta.get("split") == split
     )
     cut: list[tuple[str, Clip, str | None]] = []
     embedded: list[ClipEmbeddings] = []
-    features: list[Float32] = []
+    features: list[dict[str, Float32]] = []
     for part in cut_clips(samples, partial(video_clips, window=window), config, model.dims):
         cut += [(item.video.key, item.clip, item.video.meta.get("label")) for item in part]
         embedded.append(embed_clips(model, [item.inputs for item in part], config, device))
@@ -181,28 +216,80 @@ def load_evaluation_set(
     if not cut:
         raise UsageError(f"{dataset}: no clips in split {split!r}")
     keys, clips, labels = zip(*cut, strict=True)
-    return EvaluationSet(keys, clips, labels, concatenate(embedded), np.stack(features))
+    stacked = {name: np.stack([clip[name] for clip in features]) for name in MODALITIES}
+    return EvaluationSet(keys, clips, labels, concatenate(embedded), stacked)
 
 
-def raw_features(inputs: ClipInputs) -> Float32:
-    """(F,): what the clip is before the model; the baseline of clustering.
+def raw_features(inputs: ClipInputs) -> dict[str, Float32]:
+    """(F,) a modality: what the clip is before the model, the baseline of clusters and labels.
 
     The pooled picture, the mean spectrum and the mean text vector, each scaled to unit length so
-    that none outweighs the others, concatenated. A missing one is zero.
+    that none outweighs the others. A missing one is zero.
     """
     spectrum = inputs.spectrogram.mean(axis=1) if inputs.present["audio"] else None
-    parts = [
-        inputs.visual,
-        np.zeros(len(inputs.spectrogram)) if spectrum is None else spectrum - spectrum.mean(),
-        inputs.text.mean(axis=0) if len(inputs.text) else np.zeros(inputs.text.shape[1]),
-    ]
-    return np.concatenate([unit_rows(part[None])[0] for part in parts])
+    parts = {
+        "video": inputs.visual,
+        "audio": np.zeros(len(inputs.spectrogram)) if spectrum is None
+        else spectrum - spectrum.mean(),
+        "text": inputs.text.mean(axis=0) if len(inputs.text) else np.zeros(inputs.text.shape[1]),
+    }  # fmt: skip
+    return {name: unit_rows(part[None])[0] for name, part in parts.items()}
 
 
-def _tracks(config: TrainConfig) -> set[str]:
+def caption_vectors(
+    run: Run, captions: Sequence[str], device: torch.device, dataset: str | None = None
+) -> Float32:
+    """(N, E): captions through the sentence encoder of the dataset that the run was trained on.
+
+    `dataset` names another place of that dataset, where it has moved. Raises UsageError where the
+    run has no text branch, there is no dataset, or its encoder gives another width than the
+    run's.
+    """
+    if not run.model.dims.text:
+        raise UsageError("this run was trained without text, so captions mean nothing to it")
+    source = dataset or str(run.card["dataset"])
+    vectors_NE = embed_sentences(captions, read_dataset_config(source), device)
+    if vectors_NE.shape[1] != run.model.dims.text:
+        raise UsageError(
+            f"{source}: its sentence encoder gives {vectors_NE.shape[1]} columns, the run takes "
+            f"{run.model.dims.text}; name the dataset it was trained on with --dataset"
+        )
+    return vectors_NE
+
+
+def embed_captions(
+    run: Run, captions: Sequence[str], device: torch.device, dataset: str | None = None
+) -> Float32:
+    """(N, D): captions in the joint space, each as a text of one sentence.
+
+    Raises UsageError as `caption_vectors` does.
+    """
+    text_NE = torch.from_numpy(caption_vectors(run, captions, device, dataset))
+    with torch.inference_mode():
+        parts = [
+            run.model.embed_text(text_NE[block, None].to(device)).cpu()
+            for block in row_blocks(len(text_NE), EMBED_CLIPS)
+        ]
+    embedded_ND: Float32 = torch.cat(parts).numpy()
+    return embedded_ND
+
+
+def _having(
+    embeddings: ClipEmbeddings, modalities: Sequence[str], complete: bool
+) -> NDArray[np.bool_]:
+    """(N,): the clips that have any of the modalities, with `complete` all of them."""
+    any_N = embeddings.having(modalities)  # refuses unknown names
+    if not complete:
+        return any_N
+    all_N: NDArray[np.bool_] = np.all([embeddings.present[name] for name in modalities], axis=0)
+    return all_N
+
+
+def tracks_of(config: TrainConfig) -> set[str]:
+    """The members of a sample that a run reads."""
     return {*config.sampling.visual_tracks, config.sampling.audio_track, "text"}
 
 
-def _blocks(count: int, size: int) -> Iterator[slice]:
+def row_blocks(count: int, size: int) -> Iterator[slice]:
     """Slices that cover `count` rows: a score matrix is never held whole."""
     return (slice(first, first + size) for first in range(0, count, size))

@@ -1,6 +1,7 @@
 """Training MCN, from shards to a run folder. Calling `train` again on a folder goes on with it."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -8,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from extractors.errors import AbortError
 from training import checkpoints, distributed
 from training.config import TrainConfig
-from training.metrics_log import MetricsLog
+from training.metrics_log import MetricsLog, check_wandb
+from training.provenance import check_current
 from training.sampling import ClipSampler, dataset_digest, open_training_set, read_ahead
 from training.steps import Training, start_training, training_step
 
@@ -28,11 +29,11 @@ class TrainProgress:
     """Steps done."""
     total_steps: int
     losses: dict[str, float]
-    """loss (the weighted sum), and unweighted: mms_x_y a pair, clustering, reconstruction."""
+    """See StepReport."""
     lr: float
     """Learning rate of this step."""
     clips_per_second: float
-    """Of this step on this rank, reading included."""
+    """Of this step on all ranks, reading included."""
 
 
 OnProgress = Callable[[TrainProgress], None]
@@ -47,7 +48,6 @@ class _Session:
     device: torch.device
     sampler: ClipSampler
     total_steps: int
-    replica: nn.Module
     facts: dict[str, Any]
     """Of the card, those that no step changes."""
     log: MetricsLog | None
@@ -63,41 +63,45 @@ def train(
 ) -> dict[str, float]:
     """Trains on a dataset's shards into the run folder `output`; returns the final metrics.
 
-    The metrics are the losses' means over the last epoch (of rank 0). A finished run is left
-    alone, an interrupted one goes on from its last checkpoint, on the CPU bit for bit. With
-    torch.distributed set up, every rank calls this: gradients are averaged, k-means runs on all
-    ranks' clips, negatives come from a rank's own batch. Raises AbortError for a dataset that
-    cannot be trained on or a loss that is not finite, UsageError for a run of other settings.
+    The metrics are the losses' means over the last epoch. A finished run is left alone, an
+    interrupted one goes on from its last checkpoint, on the CPU bit for bit.
+
+    With torch.distributed set up, every rank calls this and `output` is a place that all of them
+    see. The batches, the negatives, the queue, the clusters and batch norm span all ranks: the
+    result is that of one process but for rounding, so a run may resume with another number of
+    workers. Raises AbortError for a dataset that cannot be trained on or a loss that is not
+    finite, UsageError for a run of other settings.
     """
+    check_wandb(config.wandb_project)
     rank, world_size = distributed.world()
+    check_current(dataset)
     training_set = open_training_set(dataset, config.sampling)
     digest = dataset_digest(dataset)
     card = checkpoints.read_card(output)
     if card is not None:
-        checkpoints.check_same_run(output, card, config, digest, world_size)
+        checkpoints.check_same_run(output, card, config, digest)
         if card["finished"]:
             logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
             return dict(card["metrics"])
-    if len(training_set.videos) < world_size:
+    sampler = ClipSampler(training_set, config, rank, world_size)
+    if sampler.batch_videos < world_size:
         raise AbortError(
-            f"{dataset}: {len(training_set.videos)} training videos for {world_size} workers; "
+            f"{dataset}: batches of {sampler.batch_videos} videos for {world_size} workers; "
             "use fewer workers"
         )
-
-    sampler = ClipSampler(training_set, config, rank, world_size)
     training = start_training(training_set, sampler, config, device)
     if card is not None:
         training.restore(checkpoints.load_state(output, card, device))
-        logger.info("%s: resuming after step %d of %d", output, training.step, card["total_steps"])
+        if rank == 0:
+            _say_resuming(output, card, world_size)
     session = _Session(
         output=output,
         config=config,
         device=device,
         sampler=sampler,
         total_steps=config.epochs * sampler.batches_per_epoch,
-        replica=distributed.replicate(training.model, device),
         facts=checkpoints.run_facts(training_set, digest, config, world_size, training.model),
-        log=MetricsLog(output, training.step + 1) if rank == 0 else None,
+        log=MetricsLog(output, training.step + 1, config) if rank == 0 else None,
     )
     if rank == 0:
         checkpoints.write_config(output, config)
@@ -107,9 +111,16 @@ def train(
     finally:
         if session.log is not None:
             session.log.close()
-    if not training.clustering.started and config.loss.clustering_weight > 0:
+    if rank == 0 and not training.clustering.started and config.loss.clustering_weight > 0:
         logger.warning("%s: clustering never started: fewer rows than clusters", output)
     return training.metrics
+
+
+def _say_resuming(output: str, card: dict[str, Any], world_size: int) -> None:
+    step, total, before = card["step"], card["total_steps"], card["world_size"]
+    logger.info("%s: resuming after step %d of %d", output, step, total)
+    if world_size != before:
+        logger.info("%s: by %d workers instead of %d", output, world_size, before)
 
 
 def _run_epoch(training: Training, session: _Session, on_progress: OnProgress) -> None:
@@ -122,16 +133,23 @@ def _run_epoch(training: Training, session: _Session, on_progress: OnProgress) -
     with closing(read_ahead(sampler.batches(epoch, training.batch))) as batches:
         for batch in batches:
             lr = float(training.schedule.get_last_lr()[0])
-            losses = training_step(training, session.replica, batch, config, session.device)
-            training.count_step(losses, sampler.batches_per_epoch)
+            report = training_step(training, batch, config, session.device)
+            training.count_step(report.losses, sampler.batches_per_epoch)
             now = time.perf_counter()
-            speed, clock = len(batch.keys) / (now - clock), now
+            speed, clock = report.clips / (now - clock), now
             if session.log is not None and (training.step - 1) % config.log_steps == 0:
-                numbers = {"lr": lr, "clips": float(len(batch.keys)), "clips_per_second": speed}
-                session.log.write(training.step, epoch, losses | training.statistics | numbers)
+                numbers = {
+                    "lr": lr,
+                    "clips": float(report.clips),
+                    "clips_per_second": speed,
+                }
+                if math.isfinite(report.gradient_norm):  # JSON knows no other numbers
+                    numbers["gradient_norm"] = report.gradient_norm
+                values = report.losses | training.statistics | numbers
+                session.log.write(training.step, epoch, values)
             if _checkpoint_due(training, config):
                 _save(training, session)
-            on_progress(TrainProgress(training.step, session.total_steps, losses, lr, speed))
+            on_progress(TrainProgress(training.step, session.total_steps, report.losses, lr, speed))
 
 
 def _checkpoint_due(training: Training, config: TrainConfig) -> bool:
@@ -152,5 +170,13 @@ def _save(training: Training, session: _Session) -> None:
             "metrics": training.metrics,
         }
         card = session.facts | progress
-        checkpoints.save_checkpoint(session.output, training.step, training.state(), card)
+        at_epoch_end = training.batch == 0 and session.config.keep_best
+        checkpoints.save_checkpoint(
+            session.output,
+            training.step,
+            training.state(),
+            card,
+            keep_last=session.config.keep_last,
+            candidate=training.metrics["loss"] if at_epoch_end else None,
+        )
     distributed.barrier()

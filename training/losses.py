@@ -4,6 +4,8 @@ Formulas: MCN, arXiv 2104.12671, section 3, and its released code where the two 
 Shapes: B clips, D embedding, K clusters, F columns of a reconstruction target.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
@@ -87,16 +89,23 @@ def clustering_loss(
     return torch.stack(terms).sum() / 3
 
 
-def reconstruction_loss(reconstructions: dict[str, Reconstruction], detach_targets: bool) -> Tensor:
+def reconstruction_loss(
+    reconstructions: Mapping[str, Reconstruction],
+    detach_targets: bool,
+    counts: Mapping[str, Tensor] | None = None,
+) -> Tensor:
     """Sum over modalities of the mean over clips of the mean squared error over columns.
 
-    Columns and clips of weight 0 are left out of both means. Without the weight of 50.
+    Columns and clips of weight 0 are left out of both means. Without the weight of 50. Where the
+    clips are a part of a batch, `counts` (a scalar a modality) are the known clips of all of it:
+    the parts' losses then add up to the batch's.
     """
     terms = []
-    for part in reconstructions.values():
+    for name, part in reconstructions.items():
         target_BF = part.target_BF.detach() if detach_targets else part.target_BF
         weight_BF = part.weight_BF.expand_as(target_BF)
         squared_B = (weight_BF * (part.prediction_BF - target_BF).float() ** 2).sum(dim=1)
         known_B = weight_BF.sum(dim=1)
-        terms.append((squared_B / known_B.clamp(min=1)).sum() / (known_B > 0).sum().clamp(min=1))
+        count = (known_B > 0).sum() if counts is None else counts[name]
+        terms.append((squared_B / known_B.clamp(min=1)).sum() / count.clamp(min=1))
     return torch.stack(terms).sum()

@@ -1,15 +1,16 @@
 """Batches of clips from shards: each video is read once an epoch and many clips are cut from it.
 
-The order of an epoch follows from (seed, epoch, rank) and the shards' parquet alone, so a run
-resumes at (epoch, batch) without reading what it has already used.
+The batches of an epoch follow from (seed, epoch) and the shards' parquet alone: a run resumes at
+(epoch, batch) without reading what it has already used, and any number of ranks sees the same
+videos and clips in every batch, each rank its share of them.
 """
 
 import hashlib
-import itertools
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, pairwise, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -92,20 +93,25 @@ def track_dims(dataset: str, config: SamplingConfig) -> TrackDims:
     return TrackDims(visual, widths[config.audio_track], widths["text"])
 
 
-def epoch_videos(
-    videos: Sequence[VideoRef], seed: int, epoch: int, rank: int, world_size: int
-) -> list[VideoRef]:
-    """A rank's videos of an epoch, in the order they are read: whole shards as far as possible.
+def epoch_lanes(
+    videos: Sequence[VideoRef], seed: int, epoch: int, lanes: int
+) -> list[list[VideoRef]]:
+    """An epoch's videos in the order they are read, cut into lanes that differ by one at most.
 
-    Shards are shuffled alike on all ranks, then their videos are cut into `world_size` runs that
-    differ by one at most: disjoint, together complete, and each touching few shards.
+    Shards are shuffled, then their videos are cut: each lane reads few shards, and each shard is
+    read by one lane, or by two where a cut goes through it.
     """
     shards = sorted({video.shard for video in videos})
     np.random.default_rng((seed, epoch)).shuffle(shards)
     place = {shard: i for i, shard in enumerate(shards)}
     ordered = sorted(videos, key=lambda video: place[video.shard])
-    bounds = [len(ordered) * i // world_size for i in range(world_size + 1)]
-    return ordered[bounds[rank] : bounds[rank + 1]]
+    bounds = [len(ordered) * i // lanes for i in range(lanes + 1)]
+    return [ordered[first:last] for first, last in pairwise(bounds)]
+
+
+def rank_share(count: int, rank: int, world_size: int) -> range:
+    """Which of `count` things are a rank's: a run of them; the ranks' numbers differ by one."""
+    return range(count * rank // world_size, count * (rank + 1) // world_size)
 
 
 def shuffle_through(
@@ -127,9 +133,10 @@ def shuffle_through(
 
 @dataclass
 class ClipSampler:
-    """Draws the batches of a run for one rank.
+    """Draws the batches of a run, of which it reads and cuts one rank's share.
 
-    Holds at most `shuffle_videos` decoded videos besides its cache of `cache_megabytes`.
+    The samplers of all ranks together hold at most `shuffle_videos` decoded videos and one batch,
+    besides a cache of `cache_megabytes` each.
     """
 
     training_set: TrainingSet
@@ -141,39 +148,73 @@ class ClipSampler:
 
     @property
     def batch_videos(self) -> int:
-        """Videos in a batch: the configured number, or all of the smallest rank if fewer."""
-        smallest = len(self.training_set.videos) // self.world_size
-        return min(self.config.sampling.batch_videos, smallest)
+        """Videos in a batch of all ranks: the configured number, or all of them if fewer."""
+        return min(self.config.sampling.batch_videos, len(self.training_set.videos))
 
     @property
     def batches_per_epoch(self) -> int:
-        """Full batches in an epoch, the same on every rank; the rest of the videos is left out."""
-        smallest = len(self.training_set.videos) // self.world_size
-        return smallest // self.batch_videos
+        """Full batches in an epoch; the rest of the videos is left out."""
+        return len(self.training_set.videos) // self.batch_videos
+
+    @property
+    def lanes(self) -> int:
+        """One where the shuffle buffer holds all videos, for a perfect shuffle; else as set."""
+        sampling = self.config.sampling
+        whole = len(self.training_set.videos) <= sampling.shuffle_videos
+        return 1 if whole else min(sampling.lanes, sampling.shuffle_videos)
 
     def batches(self, epoch: int, first_batch: int = 0) -> Iterator[TrainBatch]:
-        """The batches of an epoch from `first_batch` on, the same however often it is stopped."""
-        config = self.config
-        mine = epoch_videos(
-            self.training_set.videos, config.seed, epoch, self.rank, self.world_size
-        )
-        rng = np.random.default_rng((config.seed, epoch, self.rank))
-        order = shuffle_through(mine, config.sampling.shuffle_videos, rng)
-        size = self.batch_videos
-        todo = order[first_batch * size : self.batches_per_epoch * size]
-        samples = self._read(mine, todo)
-        for _ in range(first_batch, self.batches_per_epoch):
-            yield self._cut(list(itertools.islice(samples, size)), epoch)
+        """This rank's share of an epoch's batches, from `first_batch` on.
+
+        The same however often it is stopped. A share without any usable clip has no rows.
+        """
+        lanes = epoch_lanes(self.training_set.videos, self.config.seed, epoch, self.lanes)
+        plan = self._plan(lanes, epoch)[first_batch:]
+        todo: list[list[VideoRef]] = [[] for _ in lanes]
+        for lane, video in chain.from_iterable(plan):
+            todo[lane].append(video)
+        streams = [self._read(lane, videos) for lane, videos in zip(lanes, todo, strict=True)]
+        first_place = rank_share(self.batch_videos, self.rank, self.world_size).start
+        for batch in plan:
+            samples = [next(streams[lane]) for lane, _ in batch]
+            yield self._cut(samples, epoch, first_place)
+
+    def _plan(
+        self, lanes: Sequence[Sequence[VideoRef]], epoch: int
+    ) -> list[list[tuple[int, VideoRef]]]:
+        """This rank's (lane, video) of every batch: videos are drawn from the lanes in turn, a
+        batch is sorted by lane, and each rank has a run of it."""
+        size, seed = self.batch_videos, self.config.seed
+        buffer = max(1, self.config.sampling.shuffle_videos // len(lanes))
+        shuffled = [
+            [
+                (i, video)
+                for video in shuffle_through(lane, buffer, np.random.default_rng((seed, epoch, i)))
+            ]
+            for i, lane in enumerate(lanes)
+        ]
+        turns = zip_longest(*shuffled)
+        order = [drawn for turn in turns for drawn in turn if drawn is not None]
+        mine = rank_share(size, self.rank, self.world_size)
+        batches = [order[i * size : (i + 1) * size] for i in range(self.batches_per_epoch)]
+        return [
+            sorted(batch, key=lambda drawn: drawn[0])[mine.start : mine.stop] for batch in batches
+        ]
 
     def _read(
         self, read_order: Sequence[VideoRef], todo: Sequence[VideoRef]
     ) -> Iterator[VideoSample]:
         """The videos of `todo` in its order, read in `read_order` and held until their turn."""
         missing = {video for video in todo if video not in self._cache}
-        stream = self._stream(list(dict.fromkeys(video.shard for video in read_order)), missing)
+        # each shard once, with what is wanted of it
+        shards: dict[int, set[VideoRef]] = {}
+        for video in read_order:
+            if video in missing:
+                shards.setdefault(video.shard, set()).add(video)
+        stream = self._stream(shards)
         waiting: dict[VideoRef, VideoSample] = {}
         for video in todo:
-            if video in self._cache and video not in waiting:
+            if video not in missing:
                 yield self._cache[video]
                 continue
             while video not in waiting:
@@ -187,18 +228,15 @@ class ClipSampler:
             yield waiting.pop(video)
 
     def _stream(
-        self, shards: Sequence[int], missing: set[VideoRef]
+        self, shards: Mapping[int, set[VideoRef]]
     ) -> Iterator[tuple[VideoRef, VideoSample]]:
-        """Reads the shards that hold missing videos, in order; fills the cache on the way."""
+        """Reads the wanted videos of the shards, in order; fills the cache on the way."""
         sampling = self.config.sampling
         tracks = {*sampling.visual_tracks, sampling.audio_track, "text"}
-        for shard in shards:
-            left = {video for video in missing if video.shard == shard}
-            if not left:
-                continue
+        for shard, wanted in shards.items():
             for sample in read_shard(self.training_set.dataset, shard, tracks):
                 video = VideoRef(shard, sample.key)
-                if video in left:
+                if video in wanted:
                     self._remember(video, sample)
                     yield video, sample
 
@@ -210,25 +248,26 @@ class ClipSampler:
             self._cache[video] = sample
             self._cached_bytes += size
 
-    def _cut(self, samples: Sequence[VideoSample], epoch: int) -> TrainBatch:
+    def _cut(self, samples: Sequence[VideoSample], epoch: int, first_place: int) -> TrainBatch:
         """Draws and cuts each video's clips; a clip without any modality is left out."""
         config, dims = self.config, self.training_set.dims
-        kept: list[tuple[str, Clip, ClipInputs]] = []
-        for sample in samples:
-            # by the key, so that a video's clips do not hang on the order or the batch
+        kept: list[tuple[str, Clip, int]] = []
+        cut: list[ClipInputs] = []
+        for place, sample in enumerate(samples, first_place):
+            # by the key, so that a video's clips do not hang on the order, the batch or the rank
             number = zlib.crc32(sample.key.encode())
-            rng = np.random.default_rng((config.seed, epoch, self.rank, number))
+            rng = np.random.default_rng((config.seed, epoch, number))
             for clip in draw_clips(sample, config.sampling, rng):
                 inputs = clip_inputs(sample, clip, config.sampling, dims)
                 if any(inputs.present.values()):
-                    kept.append((sample.key, clip, inputs))
-        if not kept:
-            keys = ", ".join(sample.key for sample in samples)
-            raise AbortError(f"none of the videos of a batch has anything to train on: {keys}")
+                    kept.append((sample.key, clip, place))
+                    cut.append(inputs)
         return TrainBatch(
-            collate([inputs for _, _, inputs in kept], dims, config),
+            collate(cut, dims, config),
             keys=tuple(key for key, _, _ in kept),
             clips=tuple(clip for _, clip, _ in kept),
+            places=tuple(place for _, _, place in kept),
+            videos=tuple(sample.key for sample in samples),
         )
 
 

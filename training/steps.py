@@ -1,11 +1,12 @@
 """What a training run carries from step to step, and one step of it.
 
-Shapes: B clips, D embedding, N clips of all ranks.
+Shapes: B clips of this rank, N clips of all ranks, D embedding.
 """
 
 import logging
 import math
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,21 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from extractors.errors import AbortError
 from training import distributed
-from training.batches import TrainBatch
+from training.batch_norm import span_ranks
+from training.batches import ClipBatch, TrainBatch, overlapping
 from training.clustering import OnlineKmeans
-from training.config import TrainConfig
+from training.config import LossConfig, TrainConfig
 from training.losses import clustering_loss, contrastive_loss, reconstruction_loss
+from training.microbatches import (
+    BatchFacts,
+    as_leaves,
+    carry,
+    deal,
+    embedding_pass,
+    gather_facts,
+    gather_output,
+    merge,
+)
 from training.model import Mcn, McnOutput, join
 from training.sampling import ClipSampler, TrainingSet
 from training.schedule import make_optimiser, make_schedule
@@ -34,6 +46,12 @@ class Training:
     optimiser: torch.optim.Optimizer
     schedule: LambdaLR
     clustering: OnlineKmeans
+    scaler: torch.amp.GradScaler
+    """Idle but in float16."""
+    autocast: torch.dtype | None = None
+    """None: float32."""
+    microbatches: int = 1
+    """Parts that a batch is embedded in."""
     epoch: int = 0
     batch: int = 0
     """The next batch of `epoch`."""
@@ -63,6 +81,7 @@ class Training:
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "clustering": self.clustering.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
             "epoch_sums": dict(self.epoch_sums),
             "statistics": dict(self.statistics),
@@ -77,6 +96,8 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.clustering.load_state_dict(state["clustering"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.epoch = state["position"]["epoch"]
         self.batch = state["position"]["batch"]
         self.step = state["position"]["step"]
@@ -93,11 +114,15 @@ def start_training(
     config: TrainConfig,
     device: torch.device,
 ) -> Training:
-    """The beginning of a run: fresh weights from the seed, batch and k cut to the dataset."""
+    """The beginning of a run: fresh weights from the seed, batch and k cut to the dataset.
+
+    All ranks call it together and come to the same weights.
+    """
     total_steps = config.epochs * sampler.batches_per_epoch
     videos = len(training_set.videos)
     clusters = min(config.clustering.clusters, max(2, videos // 2))
-    if sampler.batch_videos < config.sampling.batch_videos or clusters < config.clustering.clusters:
+    small = sampler.batch_videos < config.sampling.batch_videos
+    if sampler.rank == 0 and (small or clusters < config.clustering.clusters):
         logger.warning(
             "%d training videos: batches of %d videos (configured: %d), k-means with %d clusters "
             "(configured: %d)",
@@ -110,72 +135,184 @@ def start_training(
     torch.manual_seed(config.seed)
     decoders = config.loss.reconstruction_weight > 0
     model = Mcn(config.model, training_set.dims, decoders).to(device).train()
+    if distributed.world()[1] > 1:
+        span_ranks(model)
+        distributed.copy_from_first(model.state_dict().values())
+    if config.compile:
+        model.compile(dynamic=True)  # clips and frames change from batch to batch
     optimiser = make_optimiser(model, config.optimiser)
     schedule = make_schedule(optimiser, config.optimiser.warmup_steps, total_steps)
     clustering = OnlineKmeans(config.clustering, clusters, config.model.embedding_dim).to(device)
-    return Training(model, optimiser, schedule, clustering)
+    half = config.precision == "float16" and device.type == "cuda"
+    return Training(
+        model=model,
+        optimiser=optimiser,
+        schedule=schedule,
+        clustering=clustering,
+        scaler=torch.amp.GradScaler(device.type, enabled=half),
+        autocast=_autocast(config, device),
+        microbatches=_microbatches(config, sampler),
+    )
+
+
+def _microbatches(config: TrainConfig, sampler: ClipSampler) -> int:
+    """Not by what a batch turns out to hold: all ranks must come to the same number."""
+    most = sampler.batch_videos * config.sampling.clips_per_video
+    return math.ceil(most / (config.optimiser.microbatch_clips or most))
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    if config.precision == "float32" or device.type != "cuda":
+        return None
+    return torch.bfloat16 if config.precision == "bfloat16" else torch.float16
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step says of itself; the same on all ranks."""
+
+    losses: dict[str, float]
+    """loss (the weighted sum), and unweighted: mms_x_y a pair, clustering, reconstruction."""
+    gradient_norm: float
+    """Over all weights, before any clipping; not finite where float16 skipped the update."""
+    clips: int
+    """Of the batch of all ranks."""
 
 
 def training_step(
-    training: Training,
-    replica: nn.Module,
-    batch: TrainBatch,
-    config: TrainConfig,
-    device: torch.device,
-) -> dict[str, float]:
-    """One forward, backward and update; the losses as numbers.
+    training: Training, batch: TrainBatch, config: TrainConfig, device: torch.device
+) -> StepReport:
+    """One step on this rank's share of a batch; all ranks call it together.
 
     L = sum of the MMS pairs + clustering_weight * L_clu + reconstruction_weight * L_rec
-    (paper weights: 1, 1, 50). Raises AbortError, before any update, where L is not finite.
+    (paper weights: 1, 1, 50), over the clips of all ranks. With several micro-batches (GradCache,
+    Gao et al. 2021, arXiv 2101.06983) the clips are embedded without a graph, the losses give the
+    gradient of every embedding, and each micro-batch is embedded again to carry it on to the
+    weights. Raises AbortError, before any update, where L or its gradient is not finite.
     """
-    inputs = batch.inputs.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type == "cuda"):
-        output: McnOutput = replica(inputs)
-    ignored_BB = batch.repeated().to(device) if config.loss.ignore_overlaps else None
-    losses = contrastive_loss(output, config.loss.margin, ignored_BB)
-    loss = torch.stack(list(losses.values())).sum()
+    facts = gather_facts(batch, device)
+    if len(facts.spans_N3) == 0:
+        raise AbortError(_about(training, "no video has anything to train on", batch.videos))
+    parts = deal(batch, training.microbatches, device)
+    cached = len(parts) > 1
+    with embedding_pass(training.model, cached):
+        passes = [_forward(training, part.inputs, config, facts) for part in parts]
+    output = merge(parts, [made for made, _ in passes])
+    if cached:
+        output = as_leaves(output, config.model.learn_temperature)
+    losses = _joint_losses(training, gather_output(output, facts), facts, config)
+    loss = _weighted(losses, config.loss)
+    own_rebuilt = torch.stack([rebuilt for _, rebuilt in passes]).sum()
+    numbers = _numbers(losses, loss, own_rebuilt, config)
+    if not math.isfinite(numbers["loss"]):
+        said = f"the loss is {numbers['loss']} ({numbers})"
+        raise AbortError(_about(training, said, batch.videos))
+    training.optimiser.zero_grad(set_to_none=True)
+    weight = config.loss.reconstruction_weight
+    if not cached:
+        _backward(training, loss + weight * own_rebuilt)
+    else:
+        loss.backward()  # type: ignore[no-untyped-call]  # as far as the leaves
+        for part in parts:
+            again, rebuilt = _forward(training, part.inputs, config, facts)
+            carried = carry(again, output, part, part is parts[-1])
+            _backward(training, carried + weight * rebuilt)
+    norm = _update(training, batch, config)
+    return StepReport(numbers, norm, len(facts.spans_N3))
+
+
+def _forward(
+    training: Training, inputs: ClipBatch, config: TrainConfig, facts: BatchFacts
+) -> tuple[McnOutput, Tensor]:
+    """The embeddings of a part, and its share of the reconstruction loss."""
+    kind = inputs.visual_BV.device.type
+    enabled = training.autocast is not None
+    with torch.autocast(kind, training.autocast, enabled=enabled):
+        output: McnOutput = training.model(inputs)
+    rebuilt = torch.zeros((), device=inputs.visual_BV.device)
+    if output.reconstructions:
+        rebuilt = reconstruction_loss(
+            output.reconstructions, config.loss.detach_targets, facts.counts()
+        )
+    return replace(output, reconstructions={}), rebuilt
+
+
+def _joint_losses(
+    training: Training, whole: McnOutput, facts: BatchFacts, config: TrainConfig
+) -> dict[str, Tensor]:
+    """The losses that look at all clips of all ranks."""
+    ignored_NN = overlapping(facts.spans_N3) if config.loss.ignore_overlaps else None
+    losses = contrastive_loss(whole, config.loss.margin, ignored_NN)
     if config.loss.clustering_weight > 0:
-        term = _clustering_term(training, output, batch, config)
+        term = _clustering_term(training, whole, facts, config)
         if term is not None:
             losses["clustering"] = term
-            loss = loss + config.loss.clustering_weight * term
-    if output.reconstructions:
-        term = reconstruction_loss(output.reconstructions, config.loss.detach_targets)
-        losses["reconstruction"] = term
-        loss = loss + config.loss.reconstruction_weight * term
-    named = {"loss": loss} | losses
-    values = torch.stack(list(named.values())).detach().tolist()  # one wait for the device
-    numbers = dict(zip(named, values, strict=True))
-    if not math.isfinite(numbers["loss"]):
-        keys = ", ".join(dict.fromkeys(batch.keys))
-        raise AbortError(
-            f"step {training.step + 1}: the loss is {numbers['loss']} ({numbers}); lower "
-            f"train.optimiser.lr, or look for values that are not finite in the videos {keys}"
-        )
-    training.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if config.optimiser.max_gradient_norm is not None:
-        nn.utils.clip_grad_norm_(training.model.parameters(), config.optimiser.max_gradient_norm)
-    training.optimiser.step()
-    training.schedule.step()
-    return numbers
+    return losses
 
 
 def _clustering_term(
-    training: Training, output: McnOutput, batch: TrainBatch, config: TrainConfig
+    training: Training, whole: McnOutput, facts: BatchFacts, config: TrainConfig
 ) -> Tensor | None:
-    fused_BD = join(output.embeddings, output.present)
-    count = config.clustering.queue_clips_per_video
-    queued_B = batch.first_of_each_video(count).to(fused_BD.device)
-    fused_ND, own = distributed.gather_rows(fused_BD)
-    queued_N, _ = distributed.gather_rows(queued_B)
+    with torch.no_grad():
+        fused_ND = join(whole.embeddings, whole.present)
     # not by rank: every rank must come to the same centroids
     rng = np.random.default_rng((config.seed, training.epoch))
+    queued_N = facts.number_N < config.clustering.queue_clips_per_video
     assignment = training.clustering.step(fused_ND, queued_N, training.step, rng)
     if assignment is None:
         return None
     training.statistics = assignment.statistics or training.statistics
     raw = config.model.similarity == "raw"
     scale = 1.0 if raw else 1 / config.loss.clustering_temperature
-    labels_B = assignment.labels_N[own]
-    return clustering_loss(output, assignment.centroids_KD, labels_B, config.loss, scale)
+    return clustering_loss(whole, assignment.centroids_KD, assignment.labels_N, config.loss, scale)
+
+
+def _weighted(losses: dict[str, Tensor], config: LossConfig) -> Tensor:
+    """Of the losses over all clips."""
+    weights = {"clustering": config.clustering_weight}
+    return torch.stack([weights.get(name, 1.0) * term for name, term in losses.items()]).sum()
+
+
+def _numbers(
+    losses: dict[str, Tensor], loss: Tensor, own_rebuilt: Tensor, config: TrainConfig
+) -> dict[str, float]:
+    """All losses as numbers, the same on all ranks."""
+    weight = config.loss.reconstruction_weight
+    rebuilt = distributed.sum_over_ranks(own_rebuilt.detach())
+    named = {"loss": loss.detach() + weight * rebuilt} | losses
+    if weight > 0:
+        named["reconstruction"] = rebuilt
+    values = torch.stack(list(named.values())).detach().tolist()  # one wait for the device
+    return dict(zip(named, values, strict=True))
+
+
+def _backward(training: Training, loss: Tensor) -> None:
+    training.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+
+def _update(training: Training, batch: TrainBatch, config: TrainConfig) -> float:
+    """Adds up the ranks' gradients, clips, and steps; gives the gradient's norm."""
+    distributed.sum_gradients(training.model)
+    training.scaler.unscale_(training.optimiser)
+    weights = list(training.model.parameters())
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    total = nn.utils.get_total_norm(gradients)
+    norm = float(total)
+    if not math.isfinite(norm) and not training.scaler.is_enabled():
+        raise AbortError(_about(training, f"the gradient's norm is {norm}", batch.videos))
+    if config.optimiser.max_gradient_norm is not None:
+        nn.utils.clip_grads_with_norm_(weights, config.optimiser.max_gradient_norm, total)
+    training.scaler.step(training.optimiser)
+    training.scaler.update()
+    with warnings.catch_warnings():  # float16 may skip the first update, on purpose
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        training.schedule.step()
+    return norm
+
+
+def _about(training: Training, problem: str, videos: tuple[str, ...]) -> str:
+    """One line for all ranks' videos; all ranks come here together."""
+    return (
+        f"step {training.step + 1}: {problem}; lower train.optimiser.lr, or look for values that "
+        f"are missing or not finite in the videos {', '.join(distributed.gather_texts(videos))}"
+    )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from training.batches import TrainBatch, collate
+from training.batches import TrainBatch, collate, overlapping
 from training.clips import Clip, TrackDims, clip_inputs
 from training.config import TrainConfig
 
@@ -51,17 +51,39 @@ def test_official_padding_has_fixed_sizes(make_sample: Callable, make_config: Ca
 
 def named(*clips: tuple[str, float, float]) -> TrainBatch:
     keys = tuple(key for key, _, _ in clips)
-    return TrainBatch(None, keys, tuple(Clip(start, end) for _, start, end in clips))
+    places = tuple(ord(key) for key in keys)
+    return TrainBatch(None, keys, tuple(Clip(start, end) for _, start, end in clips), places, keys)
 
 
 def test_overlapping_clips_of_one_video_repeat_each_other() -> None:
     batch = named(("a", 0, 2), ("a", 1, 3), ("a", 2, 4), ("b", 0, 2), ("b", 0, 2))
-    pairs = {tuple(pair) for pair in batch.repeated().nonzero().tolist()}
+    pairs = {tuple(pair) for pair in overlapping(batch.spans()).nonzero().tolist()}
     assert pairs == {(0, 1), (1, 0), (1, 2), (2, 1), (3, 4), (4, 3)}
 
 
-def test_first_clips_of_each_video() -> None:
-    batch = named(("a", 0, 1), ("a", 1, 2), ("b", 0, 1), ("a", 2, 3), ("b", 1, 2))
-    assert batch.first_of_each_video(1).tolist() == [True, False, True, False, False]
-    assert batch.first_of_each_video(2).tolist() == [True, True, True, False, True]
-    assert torch.all(batch.first_of_each_video(9))
+def test_clips_are_numbered_in_their_video() -> None:
+    batch = named(("a", 0, 1), ("a", 1, 2), ("a", 2, 3), ("c", 0, 1), ("c", 1, 2))
+    assert batch.numbers().tolist() == [0, 1, 2, 0, 1]
+    first = batch.places[0]
+    assert (batch.turns() - first).tolist() == [0, 1, 2, 2, 3]
+
+
+def test_a_batch_may_have_no_clips(make_config: Callable[..., TrainConfig]) -> None:
+    for masked in (True, False):
+        inputs = collate([], DIMS, make_config(model__mask_padding=masked))
+        batch = TrainBatch(inputs, (), (), (), ())
+        assert inputs.visual_BV.shape == (0, 40)
+        assert inputs.present["audio"].dtype == torch.bool
+        assert batch.spans().shape == (0, 3)
+        assert batch.turns().shape == (0,)
+
+
+def test_rows_of_a_batch_keep_their_padding(make_sample: Callable, make_config: Callable) -> None:
+    config = make_config()
+    clips = [Clip(0, 2), Clip(0, 6), Clip(2, 3)]
+    inputs = [clip_inputs(make_sample(0), clip, config.sampling, DIMS) for clip in clips]
+    batch = collate(inputs, DIMS, config)
+    some = batch.rows(torch.tensor([2, 0]))
+    assert some.frames_B.tolist() == [100, 200]
+    assert torch.equal(some.spectrogram_BMT, batch.spectrogram_BMT[[2, 0]])
+    assert some.present["text"].tolist() == batch.present["text"][[2, 0]].tolist()

@@ -7,9 +7,22 @@ import pytest
 import torch
 
 from extractors.errors import UsageError
-from training.embedding import ClipEmbeddings
-from training.evaluation import evaluate_clusters, evaluate_retrieval, retrieval_rows
+from pipeline.config import ExtractConfig
+from training import evaluation
+from training.checkpoints import Run
+from training.clips import ClipInputs, TrackDims
+from training.embedding import ClipEmbeddings, embed_text
+from training.evaluation import (
+    caption_vectors,
+    check_any_row,
+    embed_captions,
+    evaluate_clusters,
+    evaluate_retrieval,
+    raw_features,
+    retrieval_rows,
+)
 from training.loop import train
+from training.model import Mcn
 
 CPU = torch.device("cpu")
 
@@ -80,6 +93,10 @@ def test_wrong_questions_are_refused(trained: tuple[str, str]) -> None:
         evaluate_retrieval(*trained, split="validation")
     with pytest.raises(UsageError, match="clusters = 49"):
         evaluate_clusters(*trained, clusters=49)
+    (row,) = evaluate_retrieval(*trained, pairs=[("video+text", "audio")], count_missing=True)
+    assert (row.metrics.queries, row.metrics.missing, row.items) == (48, 0, 48)
+    with pytest.raises(UsageError, match="no clip has both modalities of any pair of a:b, c:d"):
+        check_any_row([], [("a", "b"), ("c", "d")])
     with pytest.raises(UsageError, match="'smell'"):
         evaluate_retrieval(*trained, pairs=[("text", "smell")])
 
@@ -102,6 +119,67 @@ def test_queries_and_candidates_where_modalities_are_missing() -> None:
     assert all(row.metrics.recall[1] == 1.0 for row in rows)
     nothing = embeddings.present | {"text": np.zeros(4, dtype=bool)}
     assert retrieval_rows(ClipEmbeddings(vectors, nothing, True), [("text", "video")]) == []
+
+
+def test_incomplete_clips_are_left_out_or_count_as_misses() -> None:
+    """Ten clips, of which clip 7 has no sound and clip 8 no text: MSR-VTT in small."""
+    rng = np.random.default_rng(0)
+    present = {name: np.ones(10, dtype=bool) for name in ("video", "audio", "text")}
+    present["audio"][7] = present["text"][8] = False
+    vectors = {
+        name: rng.normal(size=(10, 8)).astype(np.float32) * mask[:, None]
+        for name, mask in present.items()
+    }
+    embeddings = ClipEmbeddings(vectors, present, unit_length=True)
+
+    def counts(query: str, target: str, **options: object) -> tuple[int, int, int, int]:
+        (row,) = retrieval_rows(embeddings, [(query, target)], **options)
+        metrics = row.metrics
+        return metrics.queries, metrics.missing, metrics.candidates, row.items
+
+    assert counts("text", "video+audio") == (9, 0, 10, 10)
+    assert counts("text", "video+audio", complete=True) == (8, 0, 9, 10)
+    assert counts("text", "video+audio", complete=True, total=10) == (10, 2, 9, 10)
+    assert counts("text", "audio", total=12) == (12, 4, 9, 10)
+    assert counts("video+audio", "text", complete=True) == (8, 0, 9, 10)
+    with pytest.raises(UsageError, match="total = 9: the set has 10 clips"):
+        counts("text", "video", total=9)
+
+
+def test_raw_features_are_of_unit_length_or_zero() -> None:
+    spectrogram = np.array([[-80.0, -40], [-20, -20]], dtype=np.float32)  # means -60, -20
+    text = np.array([[3.0, 0], [3, 8]], dtype=np.float32)  # mean (3, 4)
+    inputs = ClipInputs(np.array([0, 2.0], np.float32), np.array([True]), spectrogram, text)
+    raw = raw_features(inputs)
+    np.testing.assert_allclose(raw["video"], [0, 1])
+    np.testing.assert_allclose(raw["audio"], [-np.sqrt(0.5), np.sqrt(0.5)])
+    np.testing.assert_allclose(raw["text"], [0.6, 0.8])
+    absent = ClipInputs(np.zeros(2, np.float32), np.array([False]), spectrogram[:, :0], text[:0])
+    assert [vector.tolist() for vector in raw_features(absent).values()] == [[0, 0]] * 3
+
+
+def test_captions_are_embedded_as_texts_of_one_sentence(make_config, monkeypatch) -> None:
+    """Through the encoder of the dataset that the run's card names, block by block."""
+    rng, asked = np.random.default_rng(0), []
+    vectors = rng.normal(size=(70, 20)).astype(np.float32)
+
+    def config_of(dataset: str) -> ExtractConfig:
+        asked.append(dataset)
+        return ExtractConfig()
+
+    monkeypatch.setattr(evaluation, "read_dataset_config", config_of)
+    monkeypatch.setattr(evaluation, "embed_sentences", lambda texts, *_: vectors[: len(texts)])
+    config = make_config()
+    model = Mcn(config.model, TrackDims((24, 16), 40, 20)).eval()
+    run = Run(model=model, config=config, card={"dataset": "where/it/was"})
+    embedded = embed_captions(run, ["caption"] * 70, CPU)
+    expected = [embed_text(model, vector[None]) for vector in vectors]
+    np.testing.assert_allclose(embedded, expected, atol=1e-6)
+    caption_vectors(run, ["caption"], CPU, "where/it/is")
+    assert asked == ["where/it/was", "where/it/is"]
+    mute = Mcn(config.model, TrackDims((24, 16), 40, 0))
+    with pytest.raises(UsageError, match="trained without text"):
+        caption_vectors(Run(model=mute, config=config, card={}), ["caption"], CPU)
 
 
 def test_blocks_of_queries_do_not_change_the_result(monkeypatch) -> None:

@@ -16,7 +16,7 @@ from training.sampling import (
     ClipSampler,
     VideoRef,
     dataset_digest,
-    epoch_videos,
+    epoch_lanes,
     open_training_set,
     read_ahead,
     shuffle_through,
@@ -106,22 +106,61 @@ def test_resuming_reads_no_shard_that_is_used_up(dataset: str, make_config, monk
     assert len(read) == 2
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-def test_ranks_are_disjoint_and_complete(world_size: int) -> None:
-    parts = [epoch_videos(VIDEOS, 1, 5, rank, world_size) for rank in range(world_size)]
+@pytest.mark.parametrize("lanes", [1, 2, 3, 7])
+def test_lanes_are_disjoint_complete_and_read_few_shards(lanes: int) -> None:
+    parts = epoch_lanes(VIDEOS, 1, 5, lanes)
     assert sorted(video for part in parts for video in part) == sorted(VIDEOS)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     touched = [len({video.shard for video in part}) for part in parts]
-    assert sum(touched) <= 5 + world_size - 1  # each cut splits one shard at most
+    assert sum(touched) <= 5 + lanes - 1  # each cut splits one shard at most
 
 
-def test_ranks_have_as_many_batches(dataset: str, make_config) -> None:
+@pytest.mark.parametrize("buffer", [1000, 6])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_ranks_share_the_batches_of_one_process(dataset, make_config, world_size, buffer) -> None:
+    """Six videos a batch: 16 of them in one lane, or (a small buffer) in three lanes of two."""
+    config = make_config(
+        sampling__batch_videos=6, sampling__shuffle_videos=buffer, sampling__lanes=3
+    )
+    alone = list(sampler_of(dataset, config).batches(epoch=1))
+    samplers = [sampler_of(dataset, config, rank, world_size) for rank in range(world_size)]
+    shares = [list(sampler.batches(epoch=1)) for sampler in samplers]
+    assert {sampler.batches_per_epoch for sampler in samplers} == {len(alone)} == {2}
+    for batch, *parts in zip(alone, *shares, strict=True):
+        assert sum((part.keys for part in parts), ()) == batch.keys
+        assert sum((part.clips for part in parts), ()) == batch.clips
+        assert sum((part.places for part in parts), ()) == batch.places
+        assert sum((part.videos for part in parts), ()) == batch.videos
+        assert sorted(set(batch.places)) == list(range(6))
+        assert max(len(part.videos) for part in parts) == -(-6 // world_size)
+
+
+def test_as_many_ranks_as_lanes_read_each_shard_once(
+    tmp_path: Path, make_dataset, make_sample, make_config, monkeypatch
+) -> None:
+    big = make_dataset(tmp_path / "big", [make_sample(i) for i in range(16)], 2)
+    read: list[int] = []
+    original = sampling.read_shard
+
+    def counted(dataset: str, number: int, tracks: set[str]):
+        read.append(number)
+        return original(dataset, number, tracks)
+
+    config = make_config(sampling__shuffle_videos=4, sampling__lanes=4)
+    samplers = [sampler_of(big, config, rank, 4) for rank in range(4)]
+    monkeypatch.setattr(sampling, "read_shard", counted)
+    for sampler in samplers:
+        assert len(list(sampler.batches(epoch=0))) == 4
+    assert sorted(read) == list(range(8))
+
+
+def test_a_share_without_clips_is_empty(tmp_path: Path, make_dataset, make_sample, make_config):
+    videos = [make_sample(0), make_sample(1, sound=False, picture=False, segments=0)]
+    some = make_dataset(tmp_path / "set", videos)
     config = make_config(sampling__batch_videos=2)
-    samplers = [sampler_of(dataset, config, rank, 3) for rank in range(3)]
-    batches = [list(sampler.batches(epoch=0)) for sampler in samplers]
-    assert [len(part) for part in batches] == [2, 2, 2]
-    keys = [{key for batch in part for key in batch.keys} for part in batches]
-    assert not keys[0] & keys[1] | keys[1] & keys[2] | keys[0] & keys[2]
+    shares = [next(sampler_of(some, config, rank, 2).batches(epoch=0)) for rank in range(2)]
+    assert sorted(len(share.keys) for share in shares) == [0, 2]
+    assert sorted(share.videos for share in shares) == [("video000",), ("video001",)]
 
 
 @pytest.mark.parametrize("size", [1, 4, 23, 100])
@@ -138,7 +177,7 @@ def test_the_shuffle_holds_no_more_than_its_buffer(size: int) -> None:
 
 
 def test_the_epoch_moves_the_shards() -> None:
-    firsts = {epoch_videos(VIDEOS, 1, epoch, 0, 1)[0].shard for epoch in range(30)}
+    firsts = {epoch_lanes(VIDEOS, 1, epoch, 1)[0][0].shard for epoch in range(30)}
     assert firsts == {0, 1, 2, 3, 4}
 
 

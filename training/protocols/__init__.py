@@ -1,0 +1,1 @@
+"""Evaluation on published datasets: their files, and what each measures of a run."""
