@@ -1,58 +1,60 @@
-"""Build an index: embed every clip of a dataset, index the vectors, publish, the card last."""
+"""Build an index: embed every clip of a dataset, index the vectors, publish, the card last.
+
+N vectors, D dimension, Q queries.
+"""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from extractors.errors import AbortError, UsageError
-from index.card import IndexCard, write_card
-from index.config import IndexConfig
-from index.embedding_shards import (
-    CLIP_SCHEMA,
-    MODALITIES,
-    SUM,
-    EmbeddingRecord,
-    embedding_numbers,
-    is_whole,
-    publish_embeddings,
-    read_embeddings,
-    read_record,
-    vector_name,
-    vectors_of,
+from extractors.errors import AbortError
+from index.card import Block, IndexCard, write_card
+from index.config import AUTO, IndexConfig
+from index.construct import add_vectors, can_merge, train_index, training_rows
+from index.embedding_jobs import BuildProgress as BuildProgress
+from index.embedding_jobs import (
+    EmbeddingJob,
+    EmbeddingSetup,
+    OnProgress,
+    Work,
+    embedding_settings,
+    update_embeddings,
 )
-from index.embeddings import embed_shard, load_embedder
-from index.search import IDS_NAME, INDEX_NAME
-from index.vectors import build_faiss, mean_search_ms, unit_rows, write_faiss
+from index.embedding_shards import MODALITIES, EmbeddingRecord
+from index.embeddings import Embedder, load_embedder
+from index.factory import Choice, choose_factory, given_factory
+from index.held_out import HeldOut, Measured, exact_nearest, headline, measure, perturbed
+from index.partial import merge_parts
+from index.run_local import Setup, run_local
+from index.search import IDS_NAME, INDEX_NAME, MASK_NAME
+from index.stored_vectors import (
+    block_vectors,
+    make_blocks,
+    numbered_vectors,
+    sample_vectors,
+    write_ids,
+)
+from index.vectors import write_faiss
 from pipeline import storage
 from pipeline.settings import dump_settings
-from pipeline.shards import read_record as read_shard_record
-from pipeline.shards import sha256_of, shard_numbers
+from pipeline.shards import sha256_of
 from training.checkpoints import code_version
+from training.provenance import check_current, check_same_features
 
-NUM_TIMED_QUERIES = 64
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class BuildProgress:
-    """How far the embedding of a dataset is, in feature shards."""
-
-    done: int
-    """Kept and embedded anew."""
-    total: int
-    kept: int
-    """Already embedded by this model with these settings, and whole."""
-
-
-OnProgress = Callable[[BuildProgress], None]
+Executor = Literal["local", "ray"]
+Execute = Callable[[Setup[Any, Any], Sequence[Any]], Iterator[Any]]
+"""Runs a set-up's work on every item, in any order."""
 
 
 def build_index(
@@ -62,97 +64,162 @@ def build_index(
     config: IndexConfig,
     device: torch.device,
     on_progress: OnProgress,
+    *,
+    executor: Executor = "local",
+    num_workers: int = 1,
 ) -> IndexCard:
     """Embeds every clip of `dataset` with the model of `run` and publishes an index at `output`.
 
-    Feature shards whose embeddings are current are kept (`BuildProgress.kept`). The card is
-    published last: an index without one, or one whose files are not the card's, is refused by
-    `index.search.open_index`. Raises UsageError for a dataset without shards or a factory string
-    that FAISS refuses, AbortError for an output that holds another dataset's embeddings.
+    Feature shards whose embeddings are current are kept (`BuildProgress.kept`). Every executor
+    and number of workers gives the same bytes. The card is published last: an index without one,
+    or one whose files are not the card's, is refused by `index.search.open_index`. Raises
+    UsageError for a dataset without shards or a factory string that FAISS refuses, AbortError for
+    an output that holds another dataset's embeddings.
     """
     embedder = load_embedder(run, device)
+    check_current(dataset)
+    check_same_features(embedder.run.card, dataset, embedder.run.config.sampling)
+    setup = EmbeddingSetup(dataset, run, output, config, device)
     records = update_embeddings(
         dataset,
         output,
-        embed=partial(embed_shard, embedder, dataset, config=config),
+        work=embedding_work(setup, embedder, executor, num_workers),
         model_digest=embedder.digest,
         settings=embedding_settings(config),
         on_progress=on_progress,
     )
-    return publish_index(output, config, records, dataset=dataset, run=run)
+    execute = ray_executor(config, device, num_workers) if executor == "ray" else None
+    return publish_index(output, config, records, dataset=dataset, run=run, execute=execute)
 
 
-def embedding_settings(config: IndexConfig) -> dict[str, Any]:
-    """The settings that decide the numbers in embeddings/, and so whether they are current."""
-    return {"targets": list(config.targets), "window": config.window}
+def embedding_work(
+    setup: EmbeddingSetup, embedder: Embedder, executor: Executor, num_workers: int
+) -> Work:
+    """How embedding jobs are worked on; one local worker uses the model that is loaded."""
+
+    def work(jobs: Sequence[EmbeddingJob]) -> Iterator[EmbeddingRecord]:
+        if executor == "ray":
+            return ray_executor(setup.config, setup.device, num_workers)(setup, jobs)
+        if num_workers == 1:
+            return map(setup.with_embedder(embedder), jobs)
+        return run_local(setup, jobs, num_workers)
+
+    return work
 
 
-def update_embeddings(
-    dataset: str,
-    output: str,
-    *,
-    embed: Callable[[int], pa.Table],
-    model_digest: str,
-    settings: Mapping[str, Any],
-    on_progress: OnProgress,
-) -> list[EmbeddingRecord]:
-    """Makes embeddings/ current: calls `embed` for each feature shard that needs it, in order.
+def ray_executor(config: IndexConfig, device: torch.device, num_workers: int) -> Execute:
+    """Workers on a Ray cluster, each with `config.threads` processors and, on CUDA, a GPU."""
+    from index.run_ray import run_ray
 
-    Returns the records of all feature shards.
-    """
-    numbers = shard_numbers(dataset)
-    _check_numbers(dataset, output, numbers)
-    records: list[EmbeddingRecord] = []
-    kept = 0
-    for number in numbers:
-        tar_sha256 = read_shard_record(dataset, number).tar_sha256
-        record = read_record(output, number)
-        current = record is not None and record.is_of(tar_sha256, model_digest, settings)
-        if record is None or not current or not is_whole(output, record):
-            record = publish_embeddings(
-                output,
-                number,
-                embed(number),
-                tar_sha256=tar_sha256,
-                model_digest=model_digest,
-                settings=settings,
-            )
-        else:
-            kept += 1
-        records.append(record)
-        on_progress(BuildProgress(done=len(records), total=len(numbers), kept=kept))
-    return records
+    gpus = 1 if device.type == "cuda" else 0
+
+    def execute(setup: Setup[Any, Any], items: Sequence[Any]) -> Iterator[Any]:
+        return run_ray(setup, items, num_workers, cpus=config.threads, gpus=gpus)
+
+    return execute
 
 
 def publish_index(
     output: str,
     config: IndexConfig,
-    records: list[EmbeddingRecord],
+    records: Sequence[EmbeddingRecord],
+    *,
+    dataset: str,
+    run: str,
+    execute: Execute | None = None,
+) -> IndexCard:
+    """Indexes the sums of embeddings/ and publishes knn.index, ids.parquet, config.yaml and the
+    card, in this order. FAISS id i is row i of ids.parquet.
+
+    Vectors are added a batch at a time. With `execute`, each block is added to a part of its own,
+    as a task, and the parts are merged, where the type of index can be: the bytes are the same.
+    """
+    began = time.perf_counter()
+    blocks = make_blocks(records)
+    count, dimension = sum(block.count for block in blocks), records[0].dimension
+    if count == 0:
+        targets = ", ".join(config.targets)
+        raise AbortError(f"{output}: no clip has any of the target modalities ({targets})")
+    choice = _choice(config, count, dimension)
+    logger.info("index.factory %s: %s", choice.factory, choice.reason)
+    sample_ND = np.zeros((0, dimension), np.float32)
+    rows = training_rows(choice.factory, count, dimension, config.metric)
+    if rows:
+        _, sample_ND = sample_vectors(output, blocks, config.metric, rows, (config.seed, 0))
+    index = train_index(choice.factory, dimension, config.metric, sample_ND)
+    if execute is not None and can_merge(index):
+        index = merge_parts(index, output, blocks, config.metric, execute)
+    else:
+        for block in blocks:
+            index = add_vectors(index, block_vectors(output, block, config.metric))
+    built = BuiltIndex(index, choice, blocks, kept_ids=None, new_blocks=blocks, began=began)
+    return publish_built(output, config, built, records, dataset=dataset, run=run)
+
+
+@dataclass(frozen=True)
+class BuiltIndex:
+    """What is about to be published."""
+
+    index: faiss.Index
+    choice: Choice
+    blocks: tuple[Block, ...]
+    kept_ids: pa.Table | None
+    """Rows of ids.parquet that are carried over."""
+    new_blocks: tuple[Block, ...]
+    """The blocks whose rows follow them."""
+    began: float
+    """time.perf_counter() at the start."""
+
+    @property
+    def live(self) -> NDArray[np.bool_] | None:
+        """The mask: None where nothing is masked."""
+        if not any(block.masked for block in self.blocks):
+            return None
+        return np.repeat([not b.masked for b in self.blocks], [b.count for b in self.blocks])
+
+
+def publish_built(
+    output: str,
+    config: IndexConfig,
+    built: BuiltIndex,
+    records: Sequence[EmbeddingRecord],
     *,
     dataset: str,
     run: str,
 ) -> IndexCard:
-    """Indexes the sums of embeddings/ and publishes knn.index, ids.parquet, config.yaml
-    and the card, in this order. FAISS id i is row i of ids.parquet.
-    """
-    ids, vectors_ND = indexed_clips(output, records, config)
-    index = build_faiss(vectors_ND, config.factory)
+    """Tunes, measures and publishes; the card last."""
+    measured = _measured(output, config, built)
+    index, live_N = built.index, built.live
     with storage.publishing(storage.join(output, INDEX_NAME)) as temporary:
         write_faiss(index, temporary)
         index_sha256, size_bytes = sha256_of(temporary), temporary.stat().st_size
     with storage.publishing(storage.join(output, IDS_NAME)) as temporary:
-        pq.write_table(ids, temporary, compression="zstd")
-        ids_sha256 = sha256_of(temporary)
+        write_ids(temporary, output, built.kept_ids, built.new_blocks)
+        ids_sha256, ids_bytes = sha256_of(temporary), temporary.stat().st_size
+    mask_sha256 = _publish_mask(output, live_N)
     storage.publish_bytes(storage.join(output, "config.yaml"), dump_settings(config).encode())
     card = IndexCard(
-        factory=config.factory,
+        factory=built.choice.factory,
+        asked_factory=config.factory,
+        reason=built.choice.reason,
+        candidates=built.choice.candidates,
         metric=config.metric,
         normalisation="l2" if config.metric == "cosine" else "none",
-        dimension=vectors_ND.shape[1],
-        count=len(vectors_ND),
+        dimension=index.d,
+        count=index.ntotal,
+        masked=0 if live_N is None else int((~live_N).sum()),
+        blocks=built.blocks,
         target_modalities=config.targets,
         size_bytes=size_bytes,
-        search_ms=round(mean_search_ms(index, vectors_ND[:NUM_TIMED_QUERIES]), 4),
+        memory_bytes=size_bytes + ids_bytes + (0 if live_N is None else live_N.size),
+        compression_ratio=round(4 * index.d * index.ntotal / size_bytes, 4),
+        search_parameters=measured.search_parameters,
+        recall=measured.recall,
+        search_ms=measured.mean_ms,
+        p99_ms=measured.single_ms.p99,
+        single_ms=measured.single_ms,
+        batch_ms=measured.batch_ms,
+        build_seconds=round(time.perf_counter() - built.began, 3),
         dataset=_absolute(dataset),
         dataset_digest=dataset_digest([record.tar_sha256 for record in records]),
         model=_absolute(run),
@@ -162,6 +229,7 @@ def publish_index(
         embeddings={name: sum(r.present[name] for r in records) for name in MODALITIES},
         index_sha256=index_sha256,
         ids_sha256=ids_sha256,
+        mask_sha256=mask_sha256,
         code_version=code_version(),
         faiss_version=faiss.__version__,
     )
@@ -169,44 +237,51 @@ def publish_index(
     return card
 
 
-def indexed_clips(
-    output: str, records: list[EmbeddingRecord], config: IndexConfig
-) -> tuple[pa.Table, NDArray[np.float32]]:
-    """The clips that have a target modality, in the order of the shards, and their vectors
-    (N, D), of unit length where the metric is cosine. All are held in memory.
-    """
-    column = vector_name(SUM)
-    tables = []
-    for record in records:
-        table = read_embeddings(output, record.number, [*CLIP_SCHEMA.names, column])
-        tables.append(table.filter(table.column(column).is_valid()))
-    table = pa.concat_tables(tables)
-    if table.num_rows == 0:
-        targets = ", ".join(config.targets)
-        raise AbortError(f"{output}: no clip has any of the target modalities ({targets})")
-    vectors_ND = vectors_of(table, SUM)
-    if config.metric == "cosine":
-        vectors_ND = unit_rows(vectors_ND)
-    return table.drop_columns([column]), vectors_ND
-
-
 def dataset_digest(tar_sha256s: list[str]) -> str:
     """sha256 over the hex sha256 of a dataset's tars in order: changes when any of them does."""
     return hashlib.sha256("".join(tar_sha256s).encode()).hexdigest()
+
+
+def _choice(config: IndexConfig, count: int, dimension: int) -> Choice:
+    if config.factory != AUTO:
+        return given_factory(config.factory)
+    return choose_factory(
+        count,
+        dimension,
+        config.metric,
+        memory_budget=config.memory_budget,
+        search_ms_budget=config.search_ms_budget,
+    )
+
+
+def _measured(output: str, config: IndexConfig, built: BuiltIndex) -> Measured:
+    """Held-out queries from the vectors that may be found, their truth, and the figures."""
+    metric, live = config.metric, [block for block in built.blocks if not block.masked]
+    count = config.held_out_queries
+    _, drawn_QD = sample_vectors(output, live, metric, count, (config.seed, 2))
+    queries_QD = perturbed(drawn_QD, metric, config.seed)
+    k = min(100, sum(block.count for block in live))
+    nearest_QK = exact_nearest(queries_QD, numbered_vectors(output, live, metric), metric, k)
+    held_out = HeldOut(queries_QD, nearest_QK)
+    measured = measure(built.index, held_out, config, built.live)
+    if missed := headline(measured.recall, config.recall_target):
+        logger.warning("%s: %s", output, missed)
+    return measured
+
+
+def _publish_mask(output: str, live_N: NDArray[np.bool_] | None) -> str | None:
+    """Publishes mask.npy and gives its sha256; removes an old one where nothing is masked."""
+    url = storage.join(output, MASK_NAME)
+    if live_N is None:
+        storage.remove(url)
+        return None
+    with storage.publishing(url) as temporary:
+        with temporary.open("wb") as file:
+            np.save(file, live_N, allow_pickle=False)
+        return sha256_of(temporary)
 
 
 def _absolute(url: str) -> str:
     """A local path that means the same from any folder: searching opens what the card names."""
     path = storage.local_path(url)
     return url if path is None else str(path.absolute())
-
-
-def _check_numbers(dataset: str, output: str, numbers: list[int]) -> None:
-    if not numbers:
-        raise UsageError(f"{dataset}: no finished shards there: `pipeline run extract` makes them")
-    extra = sorted(set(embedding_numbers(output)) - set(numbers))
-    if extra:
-        raise AbortError(
-            f"{output}: holds embeddings of shard {extra[0]}, which {dataset} does not have: "
-            "another dataset's index? choose another --output or remove it"
-        )

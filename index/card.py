@@ -12,9 +12,12 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from extractors.errors import AbortError
+from index.config import Metric
+from index.factory import Candidate
+from index.held_out import Latency
 from pipeline import storage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CARD_NAME = "index_infos.json"
 
 _AUTOFAISS_KEYS = {
@@ -23,7 +26,23 @@ _AUTOFAISS_KEYS = {
     "dimension": "vectors dimension",
     "size_bytes": "size in bytes",
     "search_ms": "avg_search_speed_ms",
+    "p99_ms": "99p_search_speed_ms",
+    "compression_ratio": "compression ratio",
 }
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring ids of knn.index and ids.parquet: the clips of one feature shard."""
+
+    shard: int
+    first: int
+    """Its first id."""
+    count: int
+    parquet_sha256: str
+    """The embeddings they were made from."""
+    masked: bool = False
+    """Whether they were removed or replaced since."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +51,47 @@ class IndexCard:
 
     factory: str
     """FAISS index_factory string."""
-    metric: Literal["cosine", "dot"]
-    """'cosine' or 'dot'; both search by inner product."""
+    asked_factory: str
+    """What the settings said: 'auto' or the string itself."""
+    reason: str
+    """Why this factory string, in one line."""
+    candidates: tuple[Candidate, ...]
+    """What 'auto' weighed, and what each would have cost by estimate."""
+    metric: Metric
+    """'cosine' and 'dot' search by inner product, 'l2' by squared distance."""
     normalisation: Literal["l2", "none"]
     """'l2': vectors and queries have length 1; 'none': they are as the model gave them."""
     dimension: int
     count: int
-    """Vectors = rows of ids.parquet = clips that have one of the target modalities."""
+    """Vectors = rows of ids.parquet = clips that have one of the target modalities, and those
+    that are masked."""
+    masked: int
+    """Vectors that are no longer found: their clips were removed or replaced."""
+    blocks: tuple[Block, ...]
+    """Whose vectors they are, in order of the ids."""
     target_modalities: tuple[str, ...]
     """Whose embeddings were summed into a vector."""
     size_bytes: int
     """Of knn.index."""
+    memory_bytes: int
+    """What a process that searches maps and holds: knn.index, the table of ids and the mask."""
+    compression_ratio: float
+    """Bytes of the float32 vectors over bytes of knn.index."""
+    search_parameters: dict[str, int]
+    """nprobe, efSearch: tuned on held-out queries, set when the index is opened."""
+    recall: dict[str, float]
+    """'recall@1', 'recall@10', 'recall@100' against exact search, on held-out queries."""
     search_ms: float
-    """Mean time of one search for the 10 nearest, one query at a time, in milliseconds."""
+    """Mean time of one search for the 10 nearest, one query at a time on one thread, in
+    milliseconds."""
+    p99_ms: float
+    """Its 99th percentile."""
+    single_ms: Latency
+    """Its percentiles."""
+    batch_ms: Latency
+    """A query's part of a batch of 64, on all threads."""
+    build_seconds: float
+    """Training, adding, tuning; without the embedding."""
     dataset: str
     """URL of the dataset; an absolute path where it is local."""
     dataset_digest: str
@@ -60,6 +107,8 @@ class IndexCard:
     """Clips that have an embedding, by modality."""
     index_sha256: str
     ids_sha256: str
+    mask_sha256: str | None
+    """Of mask.npy; None where nothing is masked."""
     code_version: str
     """Of this program."""
     faiss_version: str

@@ -7,6 +7,9 @@ from pydantic import Field, field_validator
 from pipeline.settings import Settings
 
 Modality = Literal["video", "audio", "text"]
+Metric = Literal["cosine", "dot", "l2"]
+
+AUTO = "auto"
 
 
 class IndexConfig(Settings):
@@ -15,13 +18,30 @@ class IndexConfig(Settings):
     targets: tuple[Modality, ...] = ("video", "audio")
     """The modalities whose embeddings are summed into the indexed vector. MCN's retrieval
     protocol scores T·(V+A), so 'video' and 'audio'; 'text' adds what is said in the clip."""
-    factory: str = Field("Flat", min_length=1)
-    """FAISS index_factory string. 'Flat' is exact: every vector is compared."""
-    metric: Literal["cosine", "dot"] = "cosine"
+    factory: str = Field(AUTO, min_length=1)
+    """'auto', or a FAISS index_factory string. 'Flat' is exact: every vector is compared. 'auto'
+    takes the one that finds most among those that fit the two budgets; the card says why. PCA in
+    a string of your own goes with metric 'l2': it takes the mean off, which inner products feel."""
+    metric: Metric = "cosine"
     """'cosine' scales vectors and queries to unit length before the inner product; 'dot' takes
-    them as the model gives them (MCN's released evaluation sums unnormalised embeddings)."""
+    them as the model gives them (MCN's released evaluation sums unnormalised embeddings); 'l2'
+    is the squared Euclidean distance, likewise of vectors as the model gives them."""
+    memory_budget: int = Field(default=4 * 2**30, gt=0)
+    """Bytes that knn.index may have, for factory 'auto'."""
+    search_ms_budget: float = Field(default=10.0, gt=0)
+    """Milliseconds that one query may take on one thread, for factory 'auto' and for the tuning
+    of nprobe and efSearch."""
+    recall_target: float = Field(default=0.95, gt=0, le=1)
+    """Share of the 10 nearest that approximate search shall find: nprobe and efSearch are the
+    least that reach it on held-out queries. An exact index has 1."""
+    held_out_queries: int = Field(default=256, ge=1)
+    """Number of held-out queries that tune the search and measure recall and latency."""
     window: float = Field(default=10.0, gt=0)
     """Length, in seconds, of the clips of a video without speech (MCN's clips last 10 or more)."""
+    threads: int = Field(default=1, ge=1)
+    """Threads with which one worker embeds on a CPU: their number decides the last bits."""
+    seed: int = Field(default=0, ge=0)
+    """Of the sample that trains quantizers and of the held-out queries."""
 
     @field_validator("targets")
     @classmethod

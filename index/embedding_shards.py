@@ -6,7 +6,7 @@ embeddings/000000_stats.json     the record: without it there are no embeddings 
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from pipeline.shards import sha256_of, shard_name
 FORMAT_VERSION = 1
 MODALITIES = ("video", "audio", "text")
 SUM = "sum"
+BATCH_ROWS = 16_384
+"""Rows that are read, and row groups that are written, at a time: 16 MB at 256 dimensions."""
 
 CLIP_SCHEMA = pa.schema(
     [
@@ -160,7 +162,7 @@ def publish_embeddings(
 ) -> EmbeddingRecord:
     """Publishes a table of `clip_table`, then its record. Equal tables give equal bytes."""
     with storage.publishing(embedding_url(index, number, ".parquet")) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", row_group_size=BATCH_ROWS)
         parquet_sha256 = sha256_of(temporary)
     null_counts = {n: table.column(vector_name(n)).null_count for n in (*MODALITIES, SUM)}
     record = EmbeddingRecord(
@@ -192,6 +194,23 @@ def read_embeddings(index: str, number: int, columns: Sequence[str] | None = Non
     """The table of one feature shard's clips; all columns by default."""
     content = storage.read_bytes(embedding_url(index, number, ".parquet"))
     return pq.read_table(pa.BufferReader(content), columns=columns and list(columns))
+
+
+def embedding_batches(
+    index: str, number: int, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS
+) -> Iterator[pa.Table]:
+    """The clips of one feature shard that have a sum embedding, `rows` or fewer at a time.
+
+    A local file is mapped, a remote one read by ranges: never more than a row group in memory.
+    """
+    url, needed = embedding_url(index, number, ".parquet"), vector_name(SUM)
+    names = [*(columns if columns is not None else CLIP_SCHEMA.names), needed]
+    path = storage.local_path(url)
+    source = storage.open_binary(url) if path is None else pa.memory_map(str(path))
+    with source, pq.ParquetFile(source) as file:
+        for batch in file.iter_batches(rows, columns=names):
+            table = pa.Table.from_batches([batch])
+            yield table.filter(table.column(needed).is_valid())
 
 
 def vectors_of(table: pa.Table, modality: str) -> NDArray[np.float32]:

@@ -5,6 +5,8 @@ N vectors, D dimension, K neighbours.
 """
 
 import hashlib
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import faiss
@@ -16,12 +18,17 @@ from numpy.typing import NDArray
 from extractors.errors import AbortError, UsageError
 from index.card import IndexCard, read_card
 from index.embedding_shards import CLIP_SCHEMA
-from index.vectors import read_faiss, unit_rows
+from index.filters import allowed_rows
+from index.hits import Hit as Hit
+from index.hits import merge_overlapping
+from index.search_parameters import apply_parameters, search_allowed
+from index.vectors import prepared, read_faiss
 from pipeline import storage
 from pipeline.shards import sha256_of
 
 INDEX_NAME = "knn.index"
 IDS_NAME = "ids.parquet"
+MASK_NAME = "mask.npy"
 
 
 @dataclass(frozen=True)
@@ -33,26 +40,8 @@ class SearchIndex:
     vectors: faiss.Index = field(repr=False)
     ids: pa.Table = field(repr=False)
     """Row i is the clip of FAISS id i: id, key, uri, start, end, text, label, split."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A clip that answers a query."""
-
-    rank: int
-    """From 1."""
-    id: str
-    """`KEY@start-end`."""
-    video: str
-    """The video's key."""
-    uri: str
-    start: float
-    """Seconds."""
-    end: float
-    score: float
-    """Inner product with the query; the cosine where the card's metric is 'cosine'."""
-    text: str | None
-    """What is said in the clip; None where nothing is."""
+    live_N: NDArray[np.bool_] | None = field(default=None, repr=False)
+    """Which ids may be found; None where all may: no clip was removed or replaced."""
 
 
 def open_index(url: str) -> SearchIndex:
@@ -70,20 +59,72 @@ def open_index(url: str) -> SearchIndex:
     _check_number(index_url, "dimension", vectors.d, card.dimension)
     _check_number(index_url, "number of vectors", vectors.ntotal, card.count)
     _check_number(ids_url, "number of rows", ids.num_rows, card.count)
-    return SearchIndex(url=url, card=card, vectors=vectors, ids=ids)
+    apply_parameters(vectors, card.search_parameters)
+    return SearchIndex(url=url, card=card, vectors=vectors, ids=ids, live_N=read_mask(url, card))
 
 
-def search(index: SearchIndex, query_vector: NDArray[np.floating], k: int) -> list[Hit]:
+def search(
+    index: SearchIndex,
+    query_vector: NDArray[np.floating],
+    k: int,
+    where: Mapping[str, str] | None = None,
+    *,
+    merge: bool = False,
+) -> list[Hit]:
     """The k clips nearest to a query of shape (D,), best first; fewer where the index has fewer.
 
-    The query is scaled to unit length where the index's metric is cosine. Raises UsageError for
-    a k below 1 and for a query of another dimension or with a value that is not finite.
+    `where` admits only clips that meet all its conditions, which FAISS checks while it searches:
+    keys and values as in `index.filters.allowed_rows`. `merge` joins hits of one video that
+    overlap in time (`index.hits.merge_overlapping`) and searches on until there are k. The query
+    is scaled to unit length where the index's metric is cosine. Raises UsageError for a k below 1,
+    for a query of another dimension or with a value that is not finite, and for a wrong condition.
     """
     query_1D = np.ascontiguousarray(query_vector, np.float32).reshape(1, -1)
     _check_query(index, query_1D, k)
-    if index.card.metric == "cosine":
-        query_1D = unit_rows(query_1D)
-    scores_1K, ids_1K = index.vectors.search(query_1D, min(k, index.card.count))
+    query_1D = prepared(query_1D, index.card.metric)
+    allowed_N = _allowed(index, where)
+    if not merge:
+        return _hits(index, query_1D, k, allowed_N)
+    wanted = k
+    while True:
+        found = _hits(index, query_1D, wanted, allowed_N)
+        merged = merge_overlapping(found)
+        if len(merged) >= k or len(found) < wanted:
+            return merged[:k]
+        wanted *= 2
+
+
+def read_mask(url: str, card: IndexCard) -> NDArray[np.bool_] | None:
+    """The mask of an index, True for the ids that may be found; None where there is none.
+
+    Raises AbortError where it is not the one that the card describes.
+    """
+    if card.mask_sha256 is None:
+        return None
+    mask_url = storage.join(url, MASK_NAME)
+    _check_digest(mask_url, card.mask_sha256)
+    try:
+        live_N = np.load(io.BytesIO(storage.read_bytes(mask_url)), allow_pickle=False)
+    except ValueError as err:
+        raise AbortError(f"{mask_url}: not a mask of ids: {err}") from err
+    _check_number(mask_url, "number of ids", live_N.size, card.count)
+    _check_number(mask_url, "number of masked ids", int((~live_N).sum()), card.masked)
+    return np.asarray(live_N, bool)
+
+
+def _allowed(index: SearchIndex, where: Mapping[str, str] | None) -> NDArray[np.bool_] | None:
+    if not where:
+        return index.live_N
+    allowed_N = allowed_rows(index.ids, where)
+    return allowed_N if index.live_N is None else allowed_N & index.live_N
+
+
+def _hits(
+    index: SearchIndex, query_1D: NDArray[np.float32], k: int, allowed_N: NDArray[np.bool_] | None
+) -> list[Hit]:
+    k = min(k, index.card.count)
+    distances_1K, ids_1K = search_allowed(index.vectors, query_1D, k, allowed_N)
+    scores_1K = -distances_1K if index.card.metric == "l2" else distances_1K
     found_K = ids_1K[0] >= 0  # FAISS fills up with -1 where it finds fewer
     rows = index.ids.take(pa.array(ids_1K[0][found_K])).to_pylist()
     ranked = enumerate(zip(rows, scores_1K[0][found_K], strict=True), start=1)

@@ -1,9 +1,8 @@
-"""FAISS: from vectors to an index in memory, to a file, and back.
+"""FAISS: metrics, files, and the vectors of one part of an index, a bounded batch at a time.
 
-N vectors, D dimension, Q queries, K neighbours.
+N vectors, D dimension.
 """
 
-import time
 from pathlib import Path
 
 import faiss
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import AbortError, UsageError
+from index.config import Metric
 from pipeline import storage
 
 
@@ -21,22 +21,29 @@ def unit_rows(x_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(scaled_ND, np.float32)
 
 
-def build_faiss(vectors_ND: NDArray[np.float32], factory: str) -> faiss.Index:
-    """An inner-product index of the vectors; FAISS id i is row i. The same vectors give the same
-    bytes. Raises UsageError where FAISS does not know the factory string or refuses the vectors.
+def prepared(x_ND: NDArray[np.floating], metric: Metric) -> NDArray[np.float32]:
+    """Vectors or queries as FAISS compares them: of unit length where the metric is cosine."""
+    x_ND = np.ascontiguousarray(x_ND, np.float32)
+    return unit_rows(x_ND) if metric == "cosine" else x_ND
+
+
+def faiss_metric(metric: Metric) -> int:
+    """FAISS's number of a metric; the cosine is the inner product of unit vectors."""
+    return int(faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
+
+
+def empty_index(factory: str, dimension: int, metric: Metric) -> faiss.Index:
+    """What the factory string describes, not trained, without vectors.
+
+    Raises UsageError where FAISS does not know it.
     """
-    x_ND = np.ascontiguousarray(vectors_ND, np.float32)
     try:
-        index = faiss.index_factory(x_ND.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        if not index.is_trained:
-            index.train(x_ND)
-        index.add(x_ND)
+        return faiss.index_factory(dimension, factory, faiss_metric(metric))
     except RuntimeError as err:
         raise UsageError(
-            f"factory = {factory!r}: FAISS refused it for {len(x_ND)} vectors of dimension "
-            f"{x_ND.shape[1]}: {_last_line(err)}; 'Flat' always works"
+            f"index.factory = {factory!r}: FAISS refused it for dimension {dimension}: "
+            f"{last_line(err)}; 'auto' and 'Flat' always work"
         ) from err
-    return index
 
 
 def write_faiss(index: faiss.Index, path: Path) -> None:
@@ -44,30 +51,23 @@ def write_faiss(index: faiss.Index, path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
-def read_faiss(url: str) -> faiss.Index:
+def read_faiss(url: str, *, mapped: bool = True) -> faiss.Index:
     """Reads an index: mapped into memory from a local disk, copied from elsewhere.
 
-    Raises AbortError where it is not a FAISS index. Mapped pages are shared by all processes of
-    a machine that serve the same index.
+    `mapped=False` copies from a disk too, which is needed to add to it. Raises AbortError where
+    it is not a FAISS index. Mapped pages are shared by all processes of a machine that serve the
+    same index.
     """
     path = storage.local_path(url)
     try:
         if path is not None:
             # IO_FLAG_MMAP maps inverted lists only and copies Flat and HNSW; this one maps all
-            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
         return faiss.deserialize_index(np.frombuffer(storage.read_bytes(url), np.uint8))
     except RuntimeError as err:
-        raise AbortError(f"{url}: not a FAISS index: {_last_line(err)}") from err
+        raise AbortError(f"{url}: not a FAISS index: {last_line(err)}") from err
 
 
-def mean_search_ms(index: faiss.Index, queries_QD: NDArray[np.float32], k: int = 10) -> float:
-    """Mean time of one search for one query, one at a time, in milliseconds."""
-    begin = time.perf_counter()
-    for query_D in queries_QD:
-        index.search(query_D[None], k)
-    return (time.perf_counter() - begin) * 1000 / max(1, len(queries_QD))
-
-
-def _last_line(err: RuntimeError) -> str:
+def last_line(err: RuntimeError) -> str:
     """FAISS's errors open with a C++ signature and end with the reason."""
     return str(err).strip().splitlines()[-1].rpartition(": ")[2]

@@ -1,17 +1,29 @@
 """Synthetic embeddings, and indexes built from them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import faiss
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from index.build import BuildProgress, embedding_settings, publish_index, update_embeddings
+from index.build import Execute, publish_index
 from index.card import IndexCard
 from index.config import IndexConfig
-from index.embedding_shards import MODALITIES, ClipRow, EmbeddingRecord, clip_table
+from index.embedding_jobs import (
+    BuildProgress,
+    EmbeddingJob,
+    embedding_settings,
+    update_embeddings,
+)
+from index.embedding_shards import (
+    MODALITIES,
+    ClipRow,
+    EmbeddingRecord,
+    clip_table,
+    publish_embeddings,
+)
 from pipeline import storage
 from pipeline.shards import FORMAT_VERSION, ShardRecord, shard_url
 
@@ -78,20 +90,51 @@ class Corpus:
         present["text"][0] = present["video"][1] = True
         return clips, embeddings, present
 
-    def build(self, config: IndexConfig, model_digest: str = MODEL_DIGEST) -> IndexCard:
-        def embed(number: int) -> pa.Table:
-            self.embedded.append(number)
-            return clip_table(*self.arrays(number), targets=config.targets)
+    def update(
+        self, config: IndexConfig, model_digest: str = MODEL_DIGEST
+    ) -> list[EmbeddingRecord]:
+        settings = embedding_settings(config)
 
-        records: list[EmbeddingRecord] = update_embeddings(
+        def work(jobs: Sequence[EmbeddingJob]) -> Iterator[EmbeddingRecord]:
+            for job in jobs:
+                self.embedded.append(job.number)
+                yield publish_embeddings(
+                    self.output,
+                    job.number,
+                    clip_table(*self.arrays(job.number), targets=config.targets),
+                    tar_sha256=job.tar_sha256,
+                    model_digest=model_digest,
+                    settings=settings,
+                )
+
+        return update_embeddings(
             self.dataset,
             self.output,
-            embed=embed,
+            work=work,
             model_digest=model_digest,
-            settings=embedding_settings(config),
+            settings=settings,
             on_progress=self.progress.append,
         )
-        return publish_index(self.output, config, records, dataset=self.dataset, run="/run")
+
+    def build(
+        self,
+        config: IndexConfig,
+        model_digest: str = MODEL_DIGEST,
+        execute: Execute | None = None,
+    ) -> IndexCard:
+        records = self.update(config, model_digest)
+        return publish_index(
+            self.output, config, records, dataset=self.dataset, run="/run", execute=execute
+        )
+
+
+@pytest.fixture(autouse=True)
+def _one_faiss_thread() -> Iterator[None]:
+    """Neighbours on this machine must not make k-means slow."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
 
 
 @pytest.fixture
@@ -114,3 +157,18 @@ def build_from(tmp_path: Path) -> Callable[..., str]:
         return made.output
 
     return build
+
+
+def clusters(count: int, dimension: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors around 20 centres."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, dimension))
+    x_ND = centres[rng.integers(20, size=count)] + 0.5 * rng.standard_normal((count, dimension))
+    return (x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)).astype(np.float32)
+
+
+def in_process(setup: Callable, items: Sequence) -> Iterator:
+    """An executor that gives its results in another order."""
+    work = setup()
+    for item in reversed(items):
+        yield work(item)

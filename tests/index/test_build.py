@@ -97,7 +97,7 @@ def test_the_card_has_autofaiss_keys(corpus) -> None:
     assert content["vectors dimension"] == 16
     assert content["size in bytes"] == card.size_bytes
     assert content["avg_search_speed_ms"] == card.search_ms
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
 
 
 def test_the_resolved_configuration_is_saved(corpus) -> None:
@@ -116,7 +116,10 @@ def test_the_same_dataset_and_model_give_the_same_bytes(corpus) -> None:
 def test_a_second_run_keeps_every_shard(corpus) -> None:
     corpus.build(IndexConfig())
     assert corpus.embedded == [0, 1, 2]
-    assert [(p.done, p.total, p.kept) for p in corpus.progress] == [(1, 3, 0), (2, 3, 0), (3, 3, 0)]
+    assert [(p.done, p.total, p.kept) for p in corpus.progress] == [
+        *[(0, 3, 0), (1, 3, 0)],
+        *[(2, 3, 0), (3, 3, 0)],
+    ]
     corpus.build(IndexConfig(metric="dot", factory="HNSW8"))
     assert corpus.embedded == [0, 1, 2]
     assert corpus.progress[-1].kept == 3

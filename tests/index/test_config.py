@@ -6,7 +6,7 @@ from index.config import IndexConfig
 
 def test_default_follows_the_retrieval_protocol() -> None:
     config = IndexConfig()
-    assert (config.targets, config.factory, config.metric) == (("video", "audio"), "Flat", "cosine")
+    assert (config.targets, config.factory, config.metric) == (("video", "audio"), "auto", "cosine")
 
 
 @pytest.mark.parametrize("targets", [(), ("video", "video"), ("smell",)])

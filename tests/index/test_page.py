@@ -7,6 +7,7 @@ import pytest
 
 from extractors.ffmpeg import ffmpeg_binary
 from index.card import IndexCard
+from index.held_out import Latency
 from index.page import QueryResults, clock, write_page
 from index.search import Hit
 
@@ -57,13 +58,26 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> str:
 def card(metric: str = "cosine") -> IndexCard:
     return IndexCard(
         factory="Flat",
+        asked_factory="auto",
+        reason="few",
+        candidates=(),
         metric=metric,
         normalisation="l2",
         dimension=4096,
         count=1234,
+        masked=0,
+        blocks=(),
         target_modalities=("video", "audio"),
         size_bytes=1,
+        memory_bytes=1,
+        compression_ratio=1.0,
+        search_parameters={},
+        recall={},
         search_ms=0.123,
+        p99_ms=0.2,
+        single_ms=Latency(0.1, 0.2, 0.2),
+        batch_ms=Latency(0.1, 0.2, 0.2),
+        build_seconds=1.0,
         dataset="/d",
         dataset_digest="d" * 64,
         model="/m",
@@ -73,6 +87,7 @@ def card(metric: str = "cosine") -> IndexCard:
         embeddings={},
         index_sha256="f" * 64,
         ids_sha256="a" * 64,
+        mask_sha256=None,
         code_version="1",
         faiss_version="1",
     )

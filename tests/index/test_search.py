@@ -59,6 +59,7 @@ def test_more_hits_than_vectors_gives_them_all(build_from: Build) -> None:
 
 def test_an_index_that_finds_fewer_gives_fewer(build_from: Build) -> None:
     index = open_index(build_from(factory="IVF8,Flat"))  # looks into one list of eight
+    index.vectors.nprobe = 1
     assert 0 < len(search(index, np.ones(16), k=20)) < 20
 
 
@@ -102,15 +103,15 @@ def test_a_missing_file_is_refused_by_name(build_from: Build, name: str) -> None
         open_index(url)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_format_version_is_refused(build_from: Build, version: Any) -> None:
     url = build_from()
     edit_card(url, format_version=version)
-    with pytest.raises(AbortError, match=r"format version .*, this program reads 1"):
+    with pytest.raises(AbortError, match=r"format version .*, this program reads 2"):
         open_index(url)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format_version": 1}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format_version": 2}', "\udcff"])
 def test_a_foreign_card_is_refused(build_from: Build, content: str) -> None:
     url = build_from()
     Path(url, "index_infos.json").write_bytes(content.encode(errors="surrogateescape"))

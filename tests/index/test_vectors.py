@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from extractors.errors import AbortError, UsageError
-from index.vectors import build_faiss, mean_search_ms, read_faiss, unit_rows, write_faiss
+from index.construct import add_vectors, train_index
+from index.vectors import prepared, read_faiss, unit_rows, write_faiss
 from pipeline import storage
 
 
@@ -21,6 +22,10 @@ def test_unit_rows_have_length_one_and_zero_rows_stay_zero() -> None:
     norms_N = np.linalg.norm(unit_ND, axis=1)
     assert norms_N[3] == 0
     assert np.allclose(np.delete(norms_N, 3), 1, atol=1e-6)
+
+
+def build_faiss(x_ND: np.ndarray, factory: str) -> faiss.Index:
+    return add_vectors(train_index(factory, x_ND.shape[1], "dot", x_ND), [x_ND])
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF4,Flat"])
@@ -75,6 +80,8 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_search_time_is_measured() -> None:
-    index = build_faiss(vectors(), "Flat")
-    assert 0 < mean_search_ms(index, vectors(8)) < 1000
+def test_only_the_cosine_scales_vectors() -> None:
+    x_ND = vectors(5)
+    assert np.array_equal(prepared(x_ND, "cosine"), unit_rows(x_ND))
+    assert np.array_equal(prepared(x_ND, "dot"), x_ND)
+    assert np.array_equal(prepared(x_ND.astype(np.float64), "l2"), x_ND)

@@ -1,0 +1,89 @@
+"""Parts of an index: one a block, added by tasks that share nothing but storage, then merged.
+
+partial/DIGEST/trained.index    what training gave, for every task to start from
+partial/DIGEST/000000.index     the vectors of one block
+
+DIGEST is that of the trained index and of the block's embeddings, so that a build that was stopped
+goes on with the parts that are whole, and no other build takes them.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+
+from index.card import Block
+from index.config import Metric
+from index.construct import add_vectors, merge_part
+from index.run_local import Setup
+from index.stored_vectors import block_vectors
+from index.vectors import read_faiss, write_faiss
+from pipeline import storage
+from pipeline.shards import shard_name
+
+TRAINED_NAME = "trained.index"
+
+
+@dataclass(frozen=True)
+class PartSetup:
+    """Reads the trained index in a worker; calling it gives the work on one block."""
+
+    index: str
+    folder: str
+    metric: Metric
+
+    def __call__(self) -> Callable[[Block], Block]:
+        """Reads the trained index."""
+        trained = read_faiss(storage.join(self.folder, TRAINED_NAME), mapped=False)
+
+        def work(block: Block) -> Block:
+            vectors = block_vectors(self.index, block, self.metric)
+            part = add_vectors(faiss.clone_index(trained), vectors)
+            with storage.publishing(_part_url(self.folder, block)) as temporary:
+                write_faiss(part, temporary)
+            return block
+
+        return work
+
+
+def merge_parts(
+    trained: faiss.Index,
+    index: str,
+    blocks: Sequence[Block],
+    metric: Metric,
+    execute: Callable[[Setup[Any, Any], Sequence[Any]], Iterator[Any]],
+) -> faiss.Index:
+    """Adds every block to a part of its own by `execute`, and merges the parts in order of the
+    ids; the parts are removed.
+    """
+    content = faiss.serialize_index(trained)
+    folder = storage.join(index, "partial", _digest(content, blocks))
+    storage.publish_bytes(storage.join(folder, TRAINED_NAME), content.tobytes())
+    todo = [block for block in blocks if not storage.exists(_part_url(folder, block))]
+    for _ in execute(PartSetup(index, folder, metric), todo):
+        pass
+    whole = read_faiss(storage.join(folder, TRAINED_NAME), mapped=False)  # of the parts' very type
+    for block in blocks:
+        merge_part(whole, read_faiss(_part_url(folder, block), mapped=False))
+    _remove_parts(storage.join(index, "partial"))
+    return whole
+
+
+def _part_url(folder: str, block: Block) -> str:
+    return storage.join(folder, f"{shard_name(block.shard)}.index")
+
+
+def _digest(content: np.ndarray[Any, Any], blocks: Sequence[Block]) -> str:
+    digest = hashlib.sha256(content.tobytes())
+    for block in blocks:
+        digest.update(block.parquet_sha256.encode())
+    return digest.hexdigest()[:16]
+
+
+def _remove_parts(folder: str) -> None:
+    """These, and what builds that were given up have left."""
+    filesystem, path = storage.locate(folder)
+    filesystem.rm(path, recursive=True)

@@ -1,0 +1,77 @@
+"""The vectors of an index as they lie in embeddings/, read a batch at a time.
+
+N vectors, D dimension.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from index.card import Block
+from index.config import Metric
+from index.embedding_shards import (
+    CLIP_SCHEMA,
+    SUM,
+    EmbeddingRecord,
+    embedding_batches,
+    vectors_of,
+)
+from index.vectors import prepared
+
+
+def make_blocks(records: Sequence[EmbeddingRecord], first: int = 0) -> tuple[Block, ...]:
+    """A block a shard, in the order of the records, with ids from `first` on."""
+    blocks = []
+    for record in records:
+        count = record.present[SUM]
+        blocks.append(Block(record.number, first, count, record.parquet_sha256))
+        first += count
+    return tuple(blocks)
+
+
+def block_vectors(index: str, block: Block, metric: Metric) -> Iterator[NDArray[np.float32]]:
+    """The vectors of one block, as FAISS compares them, in the order of its ids."""
+    for table in embedding_batches(index, block.shard, ()):
+        yield prepared(vectors_of(table, SUM), metric)
+
+
+def numbered_vectors(
+    index: str, blocks: Iterable[Block], metric: Metric
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The first id and the vectors of every batch of the blocks that are not masked."""
+    for block in blocks:
+        first = block.first
+        if block.masked:
+            continue
+        for batch_ND in block_vectors(index, block, metric):
+            yield first, batch_ND
+            first += len(batch_ND)
+
+
+def sample_vectors(
+    index: str, blocks: Sequence[Block], metric: Metric, count: int, seed: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Ids and vectors of `count` of those not masked, or of all, drawn by a seed, ids ascending."""
+    live = [block for block in blocks if not block.masked]
+    ids_N = np.concatenate([np.arange(b.first, b.first + b.count) for b in live])
+    rng = np.random.default_rng(seed)
+    drawn = np.sort(rng.choice(ids_N, min(count, len(ids_N)), replace=False, shuffle=False))
+    parts = []
+    for first, batch_ND in numbered_vectors(index, live, metric):
+        begin, end = np.searchsorted(drawn, (first, first + len(batch_ND)))
+        parts.append(batch_ND[drawn[begin:end] - first])
+    return drawn, np.concatenate(parts)
+
+
+def write_ids(path: Path, index: str, kept: pa.Table | None, blocks: Iterable[Block]) -> None:
+    """Writes ids.parquet: the rows that are kept, then those of the blocks, a shard at a time."""
+    with pq.ParquetWriter(path, CLIP_SCHEMA, compression="zstd") as writer:
+        if kept is not None:
+            writer.write_table(kept.cast(CLIP_SCHEMA))
+        for block in blocks:
+            for table in embedding_batches(index, block.shard):
+                writer.write_table(table.select(CLIP_SCHEMA.names))
