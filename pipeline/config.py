@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from extractors.build import build_extractor
-from extractors.config import DecodeConfig, ExtractorConfig, SpeechConfig, TextConfig
+from extractors.config import DecodeConfig, ExtractorConfig, ProxyConfig, SpeechConfig, TextConfig
+from extractors.proxy import VERSION as PROXY_VERSION
 from extractors.settings import Settings
 from extractors.speech import VERSION as SPEECH_VERSION
 from extractors.speech import SpeechRecogniser
@@ -15,7 +16,7 @@ from extractors.text import VERSION as TEXT_VERSION
 from extractors.text import SentenceEncoder
 from pipeline.shards import FORMAT_VERSION
 
-RESERVED = {"text", "meta", "transcript"}
+RESERVED = {"text", "meta", "transcript", "proxy"}
 
 
 class ExtractConfig(Settings):
@@ -35,6 +36,8 @@ class ExtractConfig(Settings):
     """Transcript: captions, else speech recognition; null for none."""
     text: TextConfig | None = TextConfig()
     """Vectors of the transcript's segments; null for none."""
+    proxy: ProxyConfig | None = None
+    """A small mp4 of each video beside its tracks; null for none."""
 
     @field_validator("extractors")
     @classmethod
@@ -61,6 +64,8 @@ def fingerprints(config: ExtractConfig) -> dict[str, str]:
     The extractor's kind, version, settings and weights, and the decode settings that change what
     is decoded. With the video's content id it says whether a stored track is still true.
     """
+    decode = config.decode
+    decoding = [decode.on_damage, decode.key_frames_only, decode.audio_language]
     found = {}
     for name, settings in config.wanted.items():
         extractor = build_extractor(settings)
@@ -68,12 +73,15 @@ def fingerprints(config: ExtractConfig) -> dict[str, str]:
             settings.model_dump(mode="json", exclude={"weights"}),
             extractor.spec.version,
             extractor.weights_sha256,
-            config.decode.on_damage,
+            decoding,
         )
+    if config.proxy is not None:
+        settings_json = config.proxy.model_dump(mode="json")
+        found["proxy"] = _digest(settings_json, PROXY_VERSION, decoding)
     if config.speech is not None:
         weights = SpeechRecogniser(config.speech).weights_sha256 if config.speech.recognise else ""
         found["transcript"] = _digest(
-            config.speech.model_dump(mode="json"), SPEECH_VERSION, weights
+            config.speech.model_dump(mode="json"), SPEECH_VERSION, weights, decode.audio_language
         )
         if config.text is not None:
             found["text"] = _digest(

@@ -32,8 +32,12 @@ class Todo:
         return sum(len(job.videos) for job in self.jobs)
 
 
-def plan_extract(source: str, dataset: str, config: ExtractConfig) -> Todo:
+def plan_extract(
+    source: str, dataset: str, config: ExtractConfig, *, retry_failed: bool = False
+) -> Todo:
     """Extends the dataset's plan by what the source lists and finds the shards to make.
+
+    With `retry_failed`, shards that hold failed videos are made again.
 
     Raises UsageError for a source without videos, AbortError for a dataset of another version or
     one that cannot be written.
@@ -47,7 +51,11 @@ def plan_extract(source: str, dataset: str, config: ExtractConfig) -> Todo:
         write_plan(dataset, plan)
         write_dataset_card(dataset, config)
     wanted = {job.number: job.digest for job in jobs}
-    done = [record for record in records if wanted.get(record.number) == record.job]
+    done = [
+        record
+        for record in records
+        if wanted.get(record.number) == record.job and not (retry_failed and record.reasons)
+    ]
     numbers = {record.number for record in done}
     return Todo(tuple(job for job in jobs if job.number not in numbers), tuple(done))
 

@@ -20,6 +20,7 @@ PLAN_SCHEMA = pa.schema(
         ("path", pa.string()),
         ("size_bytes", pa.int64()),
         ("captions", pa.string()),
+        ("version", pa.string()),
         ("label", pa.string()),
         ("split", pa.string()),
         ("shard", pa.int32()),

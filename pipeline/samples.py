@@ -34,7 +34,8 @@ class VideoSample:
     text: NDArray[np.generic] | None = field(default=None, repr=False)
     """(S, D), row i is the vector of segment i; None where there are no segments."""
     proxy: bytes | None = field(default=None, repr=False)
-    """A small mp4 of the video (extractors.proxy); None where none was made or asked for."""
+    """A small mp4 of the video (extractors.proxy), empty for one without a picture; None where
+    none was asked for."""
 
     @property
     def duration(self) -> float:
@@ -121,6 +122,7 @@ def decode_sample(raw: dict[str, Any]) -> VideoSample:
         tracks=tracks,
         segments=tuple(Segment(**piece) for piece in json.loads(raw["transcript.json"])),
         text=text if text is not None and len(text) else None,
+        proxy=raw.get("proxy.mp4") or None,
     )
 
 

@@ -29,8 +29,12 @@ def load_settings(
     and what is allowed.
     """
     layers = [_parse_yaml(name, text) for name, text in yaml_texts]
+    layers.append(_parse_overrides(overrides))
+    for number, layer in enumerate(layers):
+        for lower in layers[:number]:
+            _drop_replaced(lower, layer)
     try:
-        merged = OmegaConf.merge(*layers, _parse_overrides(overrides))
+        merged = OmegaConf.merge(*layers)
     except (OmegaConfBaseException, TypeError) as err:  # a list over a mapping
         given = ", ".join([name for name, _ in yaml_texts] + [f"--set {o}" for o in overrides])
         raise UsageError(f"{given}: {_one_line(err)}") from err
@@ -54,6 +58,19 @@ def _parse_yaml(name: str, text: str) -> DictConfig:
         raise UsageError(f"{name}: not YAML: {_one_line(err)}") from err
     assert isinstance(parsed, DictConfig)
     return parsed
+
+
+def _drop_replaced(lower: DictConfig, upper: DictConfig) -> None:
+    """Removes from `lower` what `upper` gives another `kind`: the settings of one kind of
+    extractor mean nothing to another."""
+    for name, value in upper.items():
+        below = lower.get(name)
+        if not isinstance(value, DictConfig) or not isinstance(below, DictConfig):
+            continue
+        if "kind" in value and "kind" in below and value["kind"] != below["kind"]:
+            del lower[name]
+        else:
+            _drop_replaced(below, value)
 
 
 def _one_line(err: Exception) -> str:

@@ -1,6 +1,7 @@
 """Where videos come from: folders, globs, csv and parquet lists, single files; local or fsspec."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from extractors.captions import find_captions
 from extractors.errors import UsageError
 from pipeline import storage
 
@@ -39,6 +41,9 @@ class SourceVideo:
     """Its caption file, where the list names one."""
     label: str | None = None
     split: str | None = None
+    version: str = ""
+    """Changes when the video or its captions do: their sizes and times of change on a local disk,
+    what the listing says of a remote video. Empty where neither is to be had."""
 
 
 def read_source(source: str) -> list[SourceVideo]:
@@ -133,6 +138,7 @@ def _list_files(
             uri=_uri(filesystem, path),
             path=relative,
             size_bytes=known.get("size"),
+            version=_version(_uri(filesystem, path), None, known),
         )
 
 
@@ -173,15 +179,34 @@ def _from_row(row: Mapping[str, Any], path: str, source: str, base: str) -> Sour
         filesystem, _ = storage.locate(source)
         return _uri(filesystem, f"{base}/{name}")
 
-    captions = text("captions")
+    uri = absolute(path)
+    captions = absolute(given) if (given := text("captions")) else None
     return SourceVideo(
         key=text("key") or key_of(path.rpartition("/")[2]),
-        uri=absolute(path),
+        uri=uri,
         path=path,
-        captions=absolute(captions) if captions else None,
+        captions=captions,
+        version=_version(uri, captions, {}),
         label=text("label"),
         split=text("split"),
     )
+
+
+def _version(uri: str, captions: str | None, listed: Mapping[str, Any]) -> str:
+    """See `SourceVideo.version`; `listed` is what a remote listing says of the video."""
+    if "://" in uri:
+        known = [listed.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "size")]
+        return " ".join(str(value) for value in known if value is not None)
+    beside = captions or find_captions(uri) or ""
+    return " ".join(_stamp(path) for path in (uri, beside) if path and "://" not in path)
+
+
+def _stamp(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _uri(filesystem: Any, path: str) -> str:

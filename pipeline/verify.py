@@ -48,6 +48,13 @@ def _shard_problems(dataset: str, record: ShardRecord) -> Iterator[str]:
         yield f"shard {record.name}: its tar, parquet and record list different videos"
 
 
+def stale_shards(dataset: str) -> list[int]:
+    """Numbers of the shards made of other videos or settings than the plan and dataset.json say."""
+    made = {record.number: record.job for record in read_records(dataset)}
+    jobs = make_jobs(dataset, read_plan(dataset), read_dataset_card(dataset)["fingerprint"])
+    return [job.number for job in jobs if made.get(job.number, job.digest) != job.digest]
+
+
 def _plan_problems(dataset: str, records: Sequence[ShardRecord], fingerprint: str) -> Iterator[str]:
     made = {record.number: record.job for record in records}
     for job in make_jobs(dataset, read_plan(dataset), fingerprint):

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from extractors.build import build_extractor
 from extractors.captions import find_captions, read_captions
-from extractors.decode import Chunk, Decoded, decode
-from extractors.errors import Reason, VideoError
+from extractors.decode import Chunk, Decoded, decode, uses_nvdec
+from extractors.errors import Reason, UsageError, VideoError
 from extractors.extractor import Extractor
 from extractors.probe import Probe, probe
 from extractors.proxy import ProxyWriter, check_encoders
@@ -53,6 +53,7 @@ class InProgress:
     """Windows of sound that speech recognition has had."""
     segments: list[Segment] = field(default_factory=list)
     proxy: bytes | None = None
+    """Its small mp4; empty where it has no picture, None where none is wanted."""
     failure: VideoError | None = None
     closed: bool = False
     """No further window will come."""
@@ -124,6 +125,7 @@ class Worker:
 
     def __enter__(self) -> "Worker":
         torch.set_num_threads(self._config.threads)
+        self._nvdec = uses_nvdec(self._config.decode, gpu=self._device.type == "cuda")
         if self._config.proxy is not None:
             check_encoders()
         for model in self._models():
@@ -188,11 +190,12 @@ class Worker:
         assert progress.probed is not None
         consumers = self._consumers(progress, want_sound=want_sound)
         views = [view for view, _, _ in consumers]
-        cuda = self._device.type == "cuda" and self._config.decode.device != "cpu"
         started, consumed_before = time.monotonic(), self._consumed()
         with self._proxy_writer(progress.probed, path) as proxy:
             views += proxy.views if proxy else ()
-            for chunk in decode(path, progress.probed, views, self._config.decode, cuda=cuda):
+            for chunk in decode(
+                path, progress.probed, views, self._config.decode, cuda=self._nvdec
+            ):
                 if isinstance(chunk, Decoded):
                     progress.decoded = chunk
                     continue
@@ -203,6 +206,8 @@ class Worker:
             if proxy:
                 with self._timed("proxy"):
                     progress.proxy = proxy.finish()
+            elif self._config.proxy is not None:
+                progress.proxy = b""
         for _, cutter, batcher in consumers:
             self._take(cutter.finish(), batcher, progress)
         consumed = self._consumed() - consumed_before
@@ -306,6 +311,7 @@ class Worker:
             "duration": round(declared or decoded.duration, 3),
             "damage": decoded.damage or "",
             "decoded_on": decoded.device,
+            "decode_fallback": decoded.fallback,
             "picture": probed.picture and {
                 "codec": probed.picture.codec,
                 "height": probed.picture.height,
@@ -319,7 +325,16 @@ class Worker:
                 for batcher in self._batchers
             },
             "fingerprints": self._fingerprints,
+            **self._proxy_facts(progress),
         }  # fmt: skip
+
+    def _proxy_facts(self, progress: InProgress) -> dict[str, Any]:
+        """Where proxies are wanted, what meta.json says of this one."""
+        config = self._config.proxy
+        if config is None:
+            return {}
+        rate = config.rate if progress.proxy else 0.0
+        return {"proxy": {"rate": rate, "absent": "" if progress.proxy else "no picture"}}
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -369,6 +384,8 @@ def _local_copy(url: str, gone: Reason, stage: str) -> Iterator[str]:
             path = stack.enter_context(storage.local_copy(url))
         except FileNotFoundError as err:
             raise VideoError(gone, stage, f"{url}: no such file") from err
+        except UsageError as err:  # a protocol that is unknown or has no driver here
+            raise VideoError(Reason.UNREADABLE, stage, str(err)) from err
         except OSError as err:
             if err.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -8,18 +8,20 @@ from types import FrameType
 import typer
 
 from extractors.errors import PipelineError, UsageError
-from pipeline.cli import datasets, demo, evaluate, run, search, show
+from pipeline.cli import datasets, demo, evaluate, extractors, indexes, run, search, show
 
 HELP = "Raw videos to features, to a learned space of video, sound and speech, to search."
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(run.app, name="run", help="The three stages, and all of them.")
 app.add_typer(evaluate.app, name="evaluate", help="How good a run is, on held-out data.")
+app.add_typer(indexes.app, name="index", help="Keeping an index up to date and sound.")
 app.add_typer(datasets.weights_app, name="weights", help="Pretrained weights.")
 app.command()(search.search)
 app.command()(datasets.status)
 app.command()(datasets.verify)
 app.command()(datasets.inspect)
+app.command()(extractors.extractors)
 app.command()(demo.demo)
 
 
@@ -41,6 +43,11 @@ def main() -> None:
             raise
         show.error(str(err))
         sys.exit(2 if isinstance(err, UsageError) else 1)
+    except OSError as err:
+        if "--debug" in sys.argv:
+            raise
+        show.error(f"{err}; what was finished is kept")
+        sys.exit(1)
     except Interrupted:
         show.error("interrupted; what was finished is kept: run the same command to go on")
         sys.exit(1)

@@ -9,6 +9,8 @@ import typer
 from extractors.errors import AbortError, UsageError
 from pipeline.cli import options, show
 
+MOST_FAILURES = 20
+
 weights_app = typer.Typer(no_args_is_help=True)
 
 DatasetArgument = Annotated[str, typer.Argument(help="Folder or URL of the dataset.")]
@@ -34,6 +36,19 @@ def status(dataset: DatasetArgument, debug: options.Debug = False) -> None:
         *((f"failed: {reason}", count) for reason, count in sorted(reasons.items())),
     ]
     show.table(dataset, ("what", "number"), rows)
+    if reasons:
+        _show_failures(dataset)
+
+
+def _show_failures(dataset: str) -> None:
+    from pipeline.dataset import read_all_rows
+
+    failed = [row for row in read_all_rows(dataset) if row["status"] == "failed"]
+    rows = [(row["key"], row["reason"], row["error_message"]) for row in failed[:MOST_FAILURES]]
+    show.table("Failed videos", ("key", "reason", "message"), rows)
+    if len(failed) > MOST_FAILURES:
+        more = len(failed) - MOST_FAILURES
+        show.note(f"and {more} more: all are in {dataset}/manifest.parquet, status = failed")
 
 
 def verify(dataset: DatasetArgument, debug: options.Debug = False) -> None:

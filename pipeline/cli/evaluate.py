@@ -15,6 +15,7 @@ from pipeline.cli.evaluation_tables import Columns, Rows
 
 if TYPE_CHECKING:
     from training.protocols.step_files import AnnotatedVideo
+    from training.protocols.step_scores import ScoringConfig
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -280,9 +281,11 @@ def crosstask(
     """Recall of the steps of CrossTask, one second a step, per video and per task, beside
     chance."""
     from training.protocols.step_files import read_crosstask
+    from training.protocols.step_scores import ScoringConfig
 
     videos = read_crosstask(annotations, tasks)
-    _localise("CrossTask", dataset, model, videos, target, probs, as_json, output, device)
+    scoring = ScoringConfig(target=target)
+    _localise("CrossTask", dataset, model, videos, scoring, probs, as_json, output, device)
 
 
 @app.command()
@@ -300,9 +303,11 @@ def miningyoutube(
 ) -> None:
     """Alignment of MiningYouTube's videos to their lists of actions: recall, IoU, IoD."""
     from training.protocols.step_files import read_mining_youtube
+    from training.protocols.step_scores import ScoringConfig
 
     videos = read_mining_youtube(labels, steps)
-    _localise("MiningYouTube", dataset, model, videos, target, probs, as_json, output, device)
+    scoring = ScoringConfig(target=target, log_softmax=True)
+    _localise("MiningYouTube", dataset, model, videos, scoring, probs, as_json, output, device)
 
 
 def read_pairs(
@@ -325,15 +330,14 @@ def _localise(
     dataset: str,
     model: str,
     videos: "Sequence[AnnotatedVideo]",
-    target: str,
+    scoring: "ScoringConfig",
     probs: str | None,
     as_json: bool,
     output: str | None,
     device: str,
 ) -> None:
-    from training.protocols.step_scores import ScoringConfig, evaluate_localisation
+    from training.protocols.step_scores import evaluate_localisation
 
-    scoring = ScoringConfig(target=target)
     chosen = options.choose_device(device)
     found = evaluate_localisation(model, dataset, videos, scoring, probs, chosen)
     facts = _facts(name.lower(), model, dataset=dataset, **asdict(scoring))

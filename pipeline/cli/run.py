@@ -12,6 +12,7 @@ from pipeline.cli import options, show
 if TYPE_CHECKING:
     from pipeline.cli.config import PipelineConfig
     from pipeline.shards import ShardRecord
+    from training.loop import TrainProgress
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -27,6 +28,9 @@ FAILED_VIDEOS = 3
 def extract(
     source: Input,
     output: Output,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Make shards with failed videos again.")
+    ] = False,
     executor: options.ExecutorOption = "local",
     workers: options.Workers = 1,
     device: options.Device = "auto",
@@ -37,7 +41,9 @@ def extract(
 ) -> None:
     """Raw videos to shards of features and transcripts. Run again, it does only what is missing."""
     settings = options.load_config(preset, config, sets)
-    failures = run_extract(source, output, settings, executor, workers, device)
+    failures = run_extract(
+        source, output, settings, executor, workers, device, retry_failed=retry_failed
+    )
     raise typer.Exit(FAILED_VIDEOS if failures else 0)
 
 
@@ -100,21 +106,31 @@ def run_stages(
     """The three stages; gives the number of failed videos."""
     dataset, run, made_index = (f"{output.rstrip('/')}/{n}" for n in ("dataset", "run", "index"))
     failures = run_extract(source, dataset, settings, executor, workers, device)
-    # training and indexing run in this process until they have executors of their own
-    run_train(dataset, run, settings, "local", 1, device)
-    run_index(dataset, run, made_index, settings, "local", 1, device)
+    # a model of a demo's or a folder's size trains faster in one process than in several
+    train_workers = workers if executor == "ray" else 1
+    run_train(dataset, run, settings, executor, train_workers, device)
+    run_index(dataset, run, made_index, settings, executor, workers, device)
     return failures
 
 
 def run_extract(
-    source: str, output: str, settings: "PipelineConfig", executor: str, workers: int, device: str
+    source: str,
+    output: str,
+    settings: "PipelineConfig",
+    executor: str,
+    workers: int,
+    device: str,
+    *,
+    retry_failed: bool = False,
 ) -> int:
     """Runs the stage with a bar and a closing table; gives the number of failed videos."""
     from pipeline import extract as stage
 
+    _refuse_foreign(output, "dataset.json")
+
     chosen = options.choose_device(device)
     runner = _executor(executor, ("local", "ray"))
-    todo = stage.plan_extract(source, output, settings.extract)
+    todo = stage.plan_extract(source, output, settings.extract, retry_failed=retry_failed)
     done = sum(record.count for record in todo.done)
     if todo.done:
         show.note(f"{output}: {len(todo.done)} shards ({done} videos) are up to date and kept")
@@ -131,7 +147,13 @@ def run_extract(
             on_record=meter.add,
         )
     _print_extracted(output, records, meter)
-    return sum(record.count - record.successes for record in records)
+    failures = sum(record.count - record.successes for record in records)
+    if failures:
+        show.note(
+            f"{failures} videos failed: `pipeline status {output}` lists them; "
+            "`run extract --retry-failed` tries their shards again"
+        )
+    return failures
 
 
 class _Meter:
@@ -181,22 +203,36 @@ def _print_extracted(output: str, records: "list[ShardRecord]", meter: _Meter) -
 def run_train(
     dataset: str, output: str, settings: "PipelineConfig", executor: str, workers: int, device: str
 ) -> None:
-    """Runs the stage with a bar and a closing table."""
-    _only_here("run train", executor, workers)
+    """Runs the stage with a bar and a closing table; under torchrun, rank 0 shows them."""
+    _refuse_foreign(output, "card.json")
+    runner = _executor(executor, ("local", "ray"))
     from training.loop import TrainProgress
-    from training.loop import train as train_model
+    from training.run_local import is_reporter, train_local
 
+    train_model = train_local
+    if runner == "ray":
+        from training.run_ray import train_ray as train_model
     chosen = options.choose_device(device)
+    if not is_reporter():
+        train_model(dataset, output, settings.train, chosen, workers)
+        return
     with show.progress("train", 1, "steps") as bar:
 
         def on_progress(state: TrainProgress) -> None:
-            detail = f"loss {state.losses['loss']:.3f}, {state.clips_per_second:.0f} clips/s"
-            bar.reach(state.step, state.total_steps, detail)
+            bar.reach(state.step, state.total_steps, _train_detail(state))
 
-        metrics = train_model(dataset, output, settings.train, chosen, on_progress)
-        bar.reach(1, 1, "")
+        metrics = train_model(dataset, output, settings.train, chosen, workers, on_progress)
     rows = [(name, round(float(value), 4)) for name, value in sorted(metrics.items())]
-    show.table(f"Trained to {output}", ("last step", "value"), rows)
+    show.table(f"Trained to {output}", ("last epoch", "mean"), rows)
+
+
+def _train_detail(state: "TrainProgress") -> str:
+    """loss 3.10 (mms 2.05 clustering 0.95 reconstruction 0.10), lr 1.0e-04, 320 clips/s."""
+    terms = {"mms": sum(v for name, v in state.losses.items() if name.startswith("mms"))}
+    terms |= {n: v for n, v in state.losses.items() if n in ("clustering", "reconstruction")}
+    shown = " ".join(f"{name} {value:.2f}" for name, value in terms.items())
+    speed = f"{state.clips_per_second:.0f} clips/s"
+    return f"loss {state.losses['loss']:.2f} ({shown}), lr {state.lr:.1e}, {speed}"
 
 
 def run_index(
@@ -209,7 +245,7 @@ def run_index(
     device: str,
 ) -> None:
     """Runs the stage with a bar and a closing table."""
-    _only_here("run index", executor, workers)
+    _refuse_foreign(output, "index_infos.json")
     from index.build import BuildProgress, build_index
 
     chosen = options.choose_device(device)
@@ -218,13 +254,25 @@ def run_index(
         def on_progress(state: BuildProgress) -> None:
             bar.reach(state.done, state.total, f"{state.kept} kept")
 
-        card = build_index(dataset, model, output, settings.index, chosen, on_progress)
+        card = build_index(
+            dataset,
+            model,
+            output,
+            settings.index,
+            chosen,
+            on_progress,
+            executor=_executor(executor, ("local", "ray")),
+            num_workers=workers,
+        )
     rows = [
         ("clips", card.count),
         ("dimension", card.dimension),
-        ("factory", card.factory),
+        ("factory", f"{card.factory} ({card.reason})"),
         ("metric", card.metric),
         ("indexed", " + ".join(card.target_modalities)),
+        *((name, share) for name, share in card.recall.items()),
+        ("milliseconds a query", card.single_ms.p50),
+        ("megabytes", round(card.size_bytes / 1e6, 3)),
     ]
     show.table(f"Indexed to {output}", ("what", "value"), rows)
 
@@ -235,7 +283,13 @@ def _executor(name: str, allowed: tuple[str, ...]) -> Literal["local", "ray"]:
     return cast(Literal["local", "ray"], name)
 
 
-def _only_here(command: str, executor: str, workers: int) -> None:
-    """Says so where a stage has no other executor yet, rather than ignore what was asked."""
-    if executor != "local" or workers != 1:
-        raise UsageError(f"{command}: runs in one process so far: --executor local --workers 1")
+CARDS = {"dataset.json": "a dataset", "card.json": "a run", "index_infos.json": "an index"}
+
+
+def _refuse_foreign(output: str, own: str) -> None:
+    """Raises UsageError where the output holds what another stage made."""
+    from pipeline import storage
+
+    for card, what in CARDS.items():
+        if card != own and storage.exists(storage.join(output, card)):
+            raise UsageError(f"--output {output}: holds {what} already; choose another folder")

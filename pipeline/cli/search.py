@@ -25,17 +25,30 @@ def search(
     audio: Annotated[str | None, typer.Option(help="A sound file to look for.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file to look for.")] = None,
     k: Annotated[int, typer.Option("-k", help="Number of results.", min=1)] = 5,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only clips with video=KEY, label=…, split=… or time=START-END. May be repeated."
+        ),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Join overlapping results of one video.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     device: options.Device = "auto",
     debug: options.Debug = False,
 ) -> None:
     """The clips nearest to a text, a sound or a video."""
+    from index.filters import parse_where
     from index.search import open_index
     from index.search import search as search_index
 
+    conditions = parse_where(where or [])
     opened = open_index(index)
     query = query_vector(opened, text, audio, video, options.choose_device(device))
-    hits = search_index(opened, query, k)
+    hits = search_index(opened, query, k, conditions, merge=merge)
+    if conditions and not hits:
+        show.note(f"{index}: no clip meets --where {' '.join(where or [])}")
     if as_json:
         show.out.print_json(json.dumps([asdict(hit) for hit in hits]))
     else:
@@ -53,11 +66,16 @@ def query_vector(
     from index.embeddings import load_embedder
     from index.search import check_model
     from pipeline.dataset import read_dataset_config
+    from training.provenance import check_same_features
 
     if sum(value is not None for value in (text, audio, video)) != 1:
         raise UsageError("give exactly one of --text, --audio and --video")
+    if text is not None and not text.strip():
+        raise UsageError("--text: empty; say what to look for")
     embedder = load_embedder(opened.card.model, device)
     check_model(opened, embedder.digest)
+    # a query goes through the extractors that dataset.json states now
+    check_same_features(embedder.run.card, opened.card.dataset, embedder.run.config.sampling)
     config = read_dataset_config(opened.card.dataset)
     if text is not None:
         return text_query(embedder, text, config, device)

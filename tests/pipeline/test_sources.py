@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -25,8 +26,34 @@ def write_csv(folder: Path, content: str | bytes) -> str:
     return str(path)
 
 
+def unversioned(source: str) -> list[SourceVideo]:
+    """The videos without what only says whether they have changed."""
+    return [replace(video, version="") for video in read_source(source)]
+
+
+def test_a_changed_video_or_caption_file_has_another_version(folder: Path) -> None:
+    """In a folder and in a list: the job of its shard is then another."""
+    lists = write_csv(folder, "path\nb.mp4\n")
+
+    def versions() -> list[str]:
+        return [
+            next(video.version for video in read_source(source) if video.path == "b.mp4")
+            for source in (str(folder), lists)
+        ]
+
+    seen = [versions()]
+    (folder / "b.mp4").write_bytes(b"other")  # of the same size
+    seen.append(versions())
+    (folder / "b.en.srt").write_text("1")
+    seen.append(versions())
+    os.utime(folder / "b.en.srt", (1, 1))
+    seen.append(versions())
+    assert all(one == two for one, two in seen)
+    assert len({one for one, _ in seen}) == len(seen)
+
+
 def test_a_folder_gives_its_videos_sorted_with_sizes(folder: Path) -> None:
-    assert read_source(str(folder)) == [
+    assert unversioned(str(folder)) == [
         SourceVideo("a", str(folder / "a.MKV"), "a.MKV", 5),
         SourceVideo("b", str(folder / "b.mp4"), "b.mp4", 5),
         SourceVideo("sub__c", str(folder / "sub/c.webm"), "sub/c.webm", 5),
@@ -94,7 +121,7 @@ def test_a_csv_names_keys_captions_labels_and_splits(folder: Path) -> None:
         "/abs/d.mp4,,,,,2\n"
         "https://host/e.mp4,k3,https://host/e.vtt,,test,3\n",
     )
-    assert read_source(source) == [
+    assert unversioned(source) == [
         SourceVideo("k1", str(folder / "sub/c.webm"), "sub/c.webm", None, str(folder / "a.srt"),
                     "cooking", "train"),
         SourceVideo("d", "/abs/d.mp4", "/abs/d.mp4"),
@@ -194,7 +221,7 @@ def bucket() -> Iterator[str]:
 
 
 def test_a_bucket_gives_urls(bucket: str) -> None:
-    assert read_source(bucket) == [
+    assert unversioned(bucket) == [
         SourceVideo("b", "memory:///bucket/b.mp4", "b.mp4", 2),
         SourceVideo("sub__a", "memory:///bucket/sub/a.mkv", "sub/a.mkv", 1),
     ]

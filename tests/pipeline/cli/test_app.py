@@ -10,7 +10,9 @@ from tests.pipeline.conftest import Outcome
 COMMANDS = (
     *("", "run", "run extract", "run train", "run index", "run all", "search", "evaluate"),
     *("evaluate retrieval", "evaluate clusters", "status", "verify", "inspect", "weights"),
-    *("weights list", "weights fetch", "demo"),
+    *("weights list", "weights fetch", "demo", "extractors", "index append", "index verify"),
+    *("evaluate zero-shot", "evaluate neighbours", "evaluate probe", "evaluate youcook2"),
+    *("evaluate msrvtt", "evaluate crosstask", "evaluate miningyoutube"),
 )
 HEAVY = ("torch", "ray", "faiss", "pyarrow", "numpy", "sklearn", "transformers")
 

@@ -102,7 +102,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
             "checkpoint_steps": 1000,
             "checkpoint_epochs": 15,
             "sampling": {"batch_videos": 16, "clips_per_video": 2, "min_time": 2.0},
-            "model": {"embedding_dim": 16, "audio_widths": [8, 8], "audio_blocks": 1, "decoder_dim": 8},
+            "model": {"embedding_dim": 16, "audio_widths": [8, 8], "audio_blocks": 1},
             "loss": {"reconstruction_weight": 0.0},
             "clustering": {"clusters": 4, "queue_rows": 64, "refit_steps": 2},
             "optimiser": {"lr": 3e-3, "warmup_steps": 2},

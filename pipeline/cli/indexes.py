@@ -1,0 +1,65 @@
+"""`pipeline index append|verify`: looking after indexes."""
+
+from typing import Annotated
+
+import typer
+
+from extractors.errors import AbortError, UsageError
+from pipeline.cli import options, show
+
+app = typer.Typer(no_args_is_help=True)
+
+Index = Annotated[str, typer.Argument(help="The index that `run index` wrote.")]
+
+
+@app.command()
+def append(
+    index: Index,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Build it anew without the vectors that are masked.")
+    ] = False,
+    executor: options.ExecutorOption = "local",
+    workers: options.Workers = 1,
+    device: options.Device = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """The new and changed shards of its dataset, embedded and added; what they replace, masked."""
+    from index.append import append_index
+    from index.build import BuildProgress
+
+    if executor not in ("local", "ray"):
+        raise UsageError(f"--executor {executor}: allowed are local and ray")
+    chosen = options.choose_device(device)
+    with show.progress("append", 1, "shards") as bar:
+
+        def on_progress(state: BuildProgress) -> None:
+            bar.reach(state.done, state.total, f"{state.kept} kept")
+
+        card = append_index(
+            index,
+            chosen,
+            on_progress,
+            executor="ray" if executor == "ray" else "local",
+            num_workers=workers,
+            compact=compact,
+        )
+    rows = [
+        ("clips", card.count - card.masked),
+        ("masked", card.masked),
+        ("factory", card.factory),
+        *((name, share) for name, share in card.recall.items()),
+    ]
+    show.table(f"Appended to {index}", ("what", "value"), rows)
+
+
+@app.command()
+def verify(index: Index, debug: options.Debug = False) -> None:
+    """Compares ids, embeddings, shards and card, searches a sample; exit code 1 if any differ."""
+    from index.verify import verify_index
+
+    problems = verify_index(index)
+    for problem in problems:
+        show.error(problem)
+    if problems:
+        raise AbortError(f"{index}: {len(problems)} problems")
+    show.note(f"{index}: ids, embeddings, shards and card agree")
