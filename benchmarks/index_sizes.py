@@ -1,9 +1,7 @@
 """FAISS factory strings against 'auto' and exact search, on vectors with cluster structure.
 
     python benchmarks/index_sizes.py [--count 1000000] [--dimension 256] [--factories HNSW32 …]
-                               [--output bench_index.json]
-
-(As a module: run by its path, this file would hide the package `index`.)
+                                     [--output bench_index.json]
 
 For each: recall@10 of held-out queries against exact search after tuning to 0.95, bytes a vector
 (estimated and measured), seconds to build, and the median time of a query on one thread, beside

@@ -207,3 +207,10 @@ def test_the_cached_files_are_those_of_the_registry():
         path = Path(locate(name, None, "-"))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert digest == find_weights(name).files[0].sha256
+
+
+def test_a_damaged_cache_is_fetched_anew(cache, fake):
+    folder = locate("fake", None, "x.weights")
+    damaged = folder / "model.bin"
+    damaged.write_bytes(b"\0" * len(CONTENT["model.bin"]))
+    assert (locate("fake", None, "x.weights") / "model.bin").read_bytes() == CONTENT["model.bin"]

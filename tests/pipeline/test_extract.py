@@ -175,3 +175,41 @@ def test_a_full_disk_aborts_and_keeps_what_is_finished(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((tmp_path / "d/shards").iterdir()) == []
     assert extract(source, dataset, config) == [0, 1, 2]
+
+
+def test_failed_videos_are_tried_again_when_asked(
+    copies: Callable[[int], str], config: ExtractConfig, tmp_path: Path
+) -> None:
+    source, dataset = copies(3), str(tmp_path / "d")
+    short = config.model_copy(
+        update={"decode": config.decode.model_copy(update={"max_seconds": 0.1})}
+    )
+    extract(source, dataset, short)
+    assert {row["reason"] for row in read_all_rows(dataset)} == {"too_long"}
+    assert plan_extract(source, dataset, config).jobs == ()
+    todo = plan_extract(source, dataset, config, retry_failed=True)
+    assert len(todo.jobs) == 2
+    run_extract(
+        todo, dataset, config, CPU, executor="local", num_workers=1, on_record=lambda _: None
+    )
+    assert {row["status"] for row in read_all_rows(dataset)} == {"success"}
+    assert plan_extract(source, dataset, config, retry_failed=True).jobs == ()
+
+
+def test_a_url_of_an_unknown_protocol_is_a_row(
+    clip: Path, config: ExtractConfig, tmp_path: Path
+) -> None:
+    source, dataset = tmp_path / "list.csv", str(tmp_path / "d")
+    source.write_text(f"path,key\n{clip},good\nnosuch://host/x.mp4,bad\n")
+    extract(str(source), dataset, config)
+    rows = {row["key"]: (row["status"], row["reason"]) for row in read_all_rows(dataset)}
+    assert rows == {"good": ("success", None), "bad": ("failed", "unreadable")}
+
+
+def test_changed_captions_make_their_shard_again(
+    copies: Callable[[int], str], config: ExtractConfig, tmp_path: Path
+) -> None:
+    source, dataset = copies(3), str(tmp_path / "d")
+    assert extract(source, dataset, config) == [0, 1]
+    (tmp_path / "videos/clip002.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n")
+    assert extract(source, dataset, config) == [1]

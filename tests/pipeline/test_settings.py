@@ -106,3 +106,16 @@ def test_every_setting_has_a_description() -> None:
     keys = all_keys(PipelineConfig)
     assert "extract.speech.beam_size" in keys
     assert [key for key, text in keys.items() if not text.strip()] == []
+
+
+def test_another_kind_replaces_an_extractor() -> None:
+    """The settings of the preset's kind mean nothing to the new one."""
+    found = load_settings(
+        PipelineConfig,
+        [
+            ("preset", "extract: {extractors: {v: {kind: image, model: resnet18, size: 64}}}"),
+            ("file", "extract: {extractors: {v: {kind: mean_colour}}}"),
+        ],
+        ["extract.extractors.v.rate=3"],
+    )
+    assert found.extract.wanted["v"].model_dump() == {"kind": "mean_colour", "rate": 3.0}

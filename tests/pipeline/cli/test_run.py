@@ -153,3 +153,18 @@ def test_sigterm_ends_a_run_cleanly(
         assert sha256_of(dataset / "shards" / f"{record.name}.tar") == record.tar_sha256
     if "ray" not in options:  # Ray kills its workers, which leaves the dot files that no one reads
         assert not [name for name in os.listdir(dataset / "shards") if name.startswith(".")]
+
+
+@pytest.mark.parametrize("stage", ["train", "index"])
+def test_an_output_that_holds_another_stages_work_is_refused(
+    extract: Callable[..., Outcome], run: Callable[..., Outcome], clip: Path, tmp_path: Path,
+    stage: str,
+) -> None:  # fmt: skip
+    dataset = tmp_path / "d"
+    assert extract(clip).code == 0
+    before = sorted(path.name for path in dataset.iterdir())
+    model = ["--model", dataset] if stage == "index" else []
+    outcome = run("run", stage, "--dataset", dataset, "--output", dataset, *model)
+    assert outcome.code == 2
+    assert "holds a dataset already" in outcome.err
+    assert sorted(path.name for path in dataset.iterdir()) == before
