@@ -24,17 +24,15 @@ def retrieval_dict(row: "RetrievalRow") -> dict[str, Any]:
 
 
 def retrieval_table(rows: "Sequence[RetrievalRow]") -> tuple[Columns, Rows]:
-    """Columns and rows, in per cent with the chance level in brackets."""
-    columns = ("query→target", "R@1 %", "R@5 %", "R@10 %", "MedR", "queries", "candidates")
+    """Columns and rows, in per cent with the chance level in brackets; queries of candidates."""
+    columns = ("query→target", "R@1 %", "R@5 %", "R@10 %", "MedR", "queries")
     return columns, [
         (
             f"{row.query}→{row.target}",
             *_per_cent(row.metrics.recall, row.metrics.chance_recall),
-            f"{row.metrics.median_rank:.1f} ({row.metrics.chance_median_rank:.1f})",
-            f"{row.metrics.queries}, {row.metrics.missing} missing"
-            if row.metrics.missing
-            else f"{row.metrics.queries} of {row.items} clips",
-            row.metrics.candidates,
+            f"{row.metrics.median_rank:.1f}",
+            f"{row.metrics.queries} of {row.metrics.candidates}"
+            + (f", {row.metrics.missing} missing" if row.metrics.missing else ""),
         )
         for row in rows
     ]
