@@ -235,4 +235,6 @@ def test_a_file_that_grows_while_it_is_read(suffix, media, h264, tmp_path, decod
         stop.set()
         writer.join()
     assert reason in (None, Reason.TRUNCATED, Reason.DECODE_ERROR, Reason.NOT_A_VIDEO)
-    assert rows == [int((row + 0.5) / 8 * 25) for row in range(len(rows))]
+    wanted = np.array([int((row + 0.5) / 8 * 25) for row in range(len(rows))])
+    # a frame that was half written when it was read is shown as the one before it
+    assert np.abs(np.array(rows) - wanted).max(initial=0) <= 1

@@ -31,12 +31,16 @@ extract:
 
 
 def numbered_copies(source: Path, folder: Path, count: int) -> None:
-    """Copies of an mp4 that differ in one unused box: other bytes, the same picture and sound."""
+    """Copies of an mp4 that differ in one unused box: other bytes, the same picture and sound.
+
+    Those that are there already stay as they are: a file written anew is a changed video.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = source.read_bytes()
     for number in range(count):
-        box = struct.pack(">I4sQ", 16, b"free", number)
-        (folder / f"clip{number:03d}.mp4").write_bytes(content + box)
+        copy = folder / f"clip{number:03d}.mp4"
+        if not copy.exists():
+            copy.write_bytes(content + struct.pack(">I4sQ", 16, b"free", number))
 
 
 def tar_digests(dataset: Path | str) -> dict[str, str]:
