@@ -22,6 +22,12 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The README's commands first: they take minutes in one go, and would else run alone at the
+    end while the other process is idle."""
+    items.sort(key=lambda item: "test_docs.py" not in item.nodeid)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A GPU test skips on a laptop; on the machine that exists to run it, a skip is a failure."""
     if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
