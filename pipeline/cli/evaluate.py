@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from extractors.errors import UsageError
-from pipeline import storage
 from pipeline.cli import evaluation_tables as tables
 from pipeline.cli import options, show
 from pipeline.cli.evaluation_tables import Columns, Rows
@@ -357,6 +356,8 @@ def _show(
 ) -> None:
     """Tables or JSON on standard output; the JSON in a file too where one is named."""
     if output is not None:
+        from pipeline import storage
+
         storage.publish_json(output, report)
     if as_json:
         show.out.print_json(json.dumps(report))
