@@ -12,7 +12,10 @@ from pipeline.cli import datasets, demo, evaluate, extractors, indexes, run, sea
 
 HELP = "Raw videos to features, to a learned space of video, sound and speech, to search."
 
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+# plain help: rich panels would cost it a tenth of a second of imports
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 app.add_typer(run.app, name="run", help="The three stages, and all of them.")
 app.add_typer(evaluate.app, name="evaluate", help="How good a run is, on held-out data.")
 app.add_typer(indexes.app, name="index", help="Keeping an index up to date and sound.")
