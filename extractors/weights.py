@@ -97,7 +97,7 @@ def locate(name: str, local: str | None, key: str) -> Path:
             raise UsageError(f"{key} = {local}: no such file")
         return Path(local)
     weights = find_weights(name)
-    if not weights.is_cached or not _is_whole(weights):
+    if not _is_whole(weights):
         try:
             fetch(weights)
         except AbortError as err:
@@ -146,7 +146,7 @@ def fetch(weights: Weights) -> Path:
             _fetch_url(weights, staged)
         for file in weights.files:
             _check(weights, file, staged / file.name)
-        if not (weights.is_cached and _is_whole(weights)):  # another process may have been quicker
+        if not _is_whole(weights):  # another process may have been quicker
             shutil.rmtree(weights.folder, ignore_errors=True)
             staged.rename(weights.folder)
     return weights.folder
@@ -186,7 +186,9 @@ def _fetch_url(weights: Weights, staged: Path) -> None:
 
 
 def _is_whole(weights: Weights) -> bool:
-    """Whether the cached files are still what was put there."""
+    """Whether all files are in the cache and still what was put there."""
+    if not weights.is_cached:
+        return False
     for file in weights.files:
         path = weights.folder / file.name
         status = path.stat()
