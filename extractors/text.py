@@ -1,18 +1,66 @@
-"""Sentence vectors: one sentence-transformers vector a segment."""
+"""Vectors of a transcript's segments: one a segment (sentence-transformers), or one a word."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extractors.config import TextConfig
+from extractors.config import TextConfig, WordVectorsConfig
 from extractors.extractor import Resources
 from extractors.speech import registry_or_path
 from extractors.weights import locate, weights_digest
 
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """The vectors of S texts, one after the other."""
+
+    rows: NDArray[np.float32] = field(repr=False)
+    """(R, D) float32."""
+    offsets: NDArray[np.int64]
+    """(S + 1,): text i has the rows `offsets[i]:offsets[i + 1]`, possibly none; of a sentence
+    encoder 0, 1, 2 …, one row a text."""
+
+
+class TextEncoder(Protocol):
+    """What makes the vectors of segments; see `build_text_encoder`."""
+
+    @property
+    def resources(self) -> Resources:
+        """What it needs, with its model loaded."""
+
+    @property
+    def dtype(self) -> str:
+        """How rows are stored."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of what its numbers come from."""
+
+    def setup(self, device: torch.device) -> None:
+        """Loads the model."""
+
+    def encode_rows(self, texts: Sequence[str]) -> TextRows:
+        """The vectors of texts."""
+
+    def close(self) -> None:
+        """Frees the model."""
+
+
+def build_text_encoder(config: TextConfig | WordVectorsConfig) -> TextEncoder:
+    """The encoder of a configuration; nothing is loaded before its `setup`."""
+    match config:
+        case TextConfig():
+            return SentenceEncoder(config)
+        case WordVectorsConfig():
+            from extractors.word_vectors import WordVectors  # gensim only where it is wanted
+
+            return WordVectors(config)
 
 
 class SentenceEncoder:
@@ -54,6 +102,10 @@ class SentenceEncoder:
             show_progress_bar=False,
         )
         return vectors.astype(np.float32)
+
+    def encode_rows(self, texts: Sequence[str]) -> TextRows:
+        """One row a text."""
+        return TextRows(self.encode(texts), np.arange(len(texts) + 1))
 
     def close(self) -> None:
         """Frees the encoder."""

@@ -46,6 +46,15 @@ class Track:
 
 
 @dataclass(frozen=True)
+class Word:
+    """One spoken word over [start, end)."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Segment:
     """A piece of transcript over [start, end)."""
 
@@ -53,4 +62,6 @@ class Segment:
     end: float
     text: str
     source: str
-    """Where it came from: 'captions' (a file beside the video) or 'asr'."""
+    """Where it came from: 'captions' (made by whomever) or 'asr' (recognised here)."""
+    words: tuple[Word, ...] = ()
+    """Its words in time order, where speech recognition was asked for their times."""

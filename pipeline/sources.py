@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
-from extractors.captions import find_captions
+from extractors.caption_names import INFO_SUFFIX, caption_files, choose, names_by_video
 from extractors.errors import UsageError
 from pipeline import storage
 
@@ -25,7 +28,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]+")
 COLUMNS = ("path", "uri", "key", "captions", "label", "split")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceVideo:
     """One video as the source lists it."""
 
@@ -38,7 +41,8 @@ class SourceVideo:
     size_bytes: int | None = None
     """None where it was not asked for (lists)."""
     captions: str | None = None
-    """Its caption file, where the list names one."""
+    """Its captions, where the list names them or a remote folder has them beside the video; those
+    beside a local video are found when it is read."""
     label: str | None = None
     split: str | None = None
     version: str = ""
@@ -46,9 +50,14 @@ class SourceVideo:
     what the listing says of a remote video. Empty where neither is to be had."""
 
 
-def read_source(source: str) -> list[SourceVideo]:
-    """The videos in a stable order. Raises UsageError: none, bad or duplicate keys, bad lists."""
-    videos = list(_list_source(source))
+def read_source(source: str, caption_language: str | None = None) -> list[SourceVideo]:
+    """The videos in a stable order; of several captions beside a remote video, those of the
+    language (`speech.caption_language`).
+
+    Raises UsageError: none, bad or duplicate keys, bad lists.
+    """
+    with storage.reaching(source):
+        videos = list(_list_source(source, caption_language))
     if not videos:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES))
         raise UsageError(f"{source}: no videos found (looked for {suffixes})")
@@ -94,21 +103,21 @@ def key_of(path: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", plain) + "-" + digest
 
 
-def _list_source(source: str) -> Iterator[SourceVideo]:
+def _list_source(source: str, language: str | None) -> Iterator[SourceVideo]:
     suffix = source.rpartition(".")[2].lower()
     filesystem, path = storage.locate(source)
     if filesystem.isdir(path):
-        return _list_folder(source)
+        return _list_folder(source, language)
     if not filesystem.exists(path):
         if any(sign in source for sign in "*?["):
-            return _list_glob(source)
+            return _list_glob(source, language)
         raise UsageError(f"{source}: no such file or folder")
     if suffix in ("csv", "parquet"):
         return _list_table(source, suffix)
-    return _list_files(filesystem, [path], path.rpartition("/")[0])
+    return _list_files(filesystem, [path], {path: filesystem.info(path)}, path.rpartition("/")[0])
 
 
-def _list_folder(source: str) -> Iterator[SourceVideo]:
+def _list_folder(source: str, language: str | None) -> Iterator[SourceVideo]:
     filesystem, root = storage.locate(source)
     found = filesystem.find(root, detail=True)
     videos = [
@@ -116,30 +125,55 @@ def _list_folder(source: str) -> Iterator[SourceVideo]:
         for path, facts in found.items()
         if "." + path.rpartition(".")[2].lower() in VIDEO_SUFFIXES and facts["type"] == "file"
     ]
-    return _list_files(filesystem, sorted(videos), root, found)
+    return _list_files(filesystem, sorted(videos), found, root, language)
 
 
-def _list_glob(source: str) -> Iterator[SourceVideo]:
+def _list_glob(source: str, language: str | None) -> Iterator[SourceVideo]:
     filesystem, pattern = storage.locate(source)
     found = filesystem.glob(pattern, detail=True)
     files = sorted(path for path, facts in found.items() if facts["type"] == "file")
     literal = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
-    return _list_files(filesystem, files, literal, found)
+    return _list_files(filesystem, files, found, literal, language)
 
 
 def _list_files(
-    filesystem: Any, paths: Iterable[str], root: str, facts: Mapping[str, Any] | None = None
+    filesystem: Any,
+    paths: Iterable[str],
+    listed: Mapping[str, Any],
+    root: str,
+    language: str | None = None,
 ) -> Iterator[SourceVideo]:
+    """`listed` is what the file system says of these files and of others that it listed too."""
+    remote = not isinstance(filesystem, LocalFileSystem)
+    beside = _captions_beside(listed, language) if remote else {}
     for path in paths:
         relative = path.removeprefix(root.rstrip("/") + "/")
-        known = facts[path] if facts is not None else filesystem.info(path)
+        captions = beside.get(path.rpartition(".")[0])
+        facts = [listed[name] for name in (path, captions) if name is not None]
         yield SourceVideo(
             key=key_of(relative),
             uri=_uri(filesystem, path),
             path=relative,
-            size_bytes=known.get("size"),
-            version=_version(_uri(filesystem, path), None, known),
+            size_bytes=facts[0].get("size"),
+            captions=_uri(filesystem, captions) if captions else None,
+            version=_version(_uri(filesystem, path), None, facts),
         )
+
+
+def _captions_beside(listed: Iterable[str], language: str | None) -> dict[str, str]:
+    """Path of a video without its suffix to that of its captions, among the files of a listing."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    found = {}
+    for path in listed:
+        folder, _, name = path.rpartition("/")
+        folders[folder].append(name)
+        if name.endswith(INFO_SUFFIX):
+            found[path.removesuffix(INFO_SUFFIX)] = path
+    for folder, names in folders.items():
+        for video, captions in names_by_video(names).items():
+            if chosen := choose(captions, language):
+                found[f"{folder}/{video}"] = f"{folder}/{chosen.name}"
+    return found
 
 
 def _list_table(source: str, suffix: str) -> Iterator[SourceVideo]:
@@ -182,23 +216,30 @@ def _from_row(row: Mapping[str, Any], path: str, source: str, base: str) -> Sour
     uri = absolute(path)
     captions = absolute(given) if (given := text("captions")) else None
     return SourceVideo(
-        key=text("key") or key_of(path.rpartition("/")[2]),
+        key=text("key") or _key_of_row(path),
         uri=uri,
         path=path,
         captions=captions,
-        version=_version(uri, captions, {}),
+        version=_version(uri, captions, ()),
         label=text("label"),
         split=text("split"),
     )
 
 
-def _version(uri: str, captions: str | None, listed: Mapping[str, Any]) -> str:
-    """See `SourceVideo.version`; `listed` is what a remote listing says of the video."""
+def _key_of_row(path: str) -> str:
+    """As a folder's listing gives it, of a relative path; of the name alone, of an absolute one."""
+    absolute = "://" in path or path.startswith("/")
+    return key_of(path.rpartition("/")[2] if absolute else posixpath.normpath(path))
+
+
+def _version(uri: str, captions: str | None, listed: Iterable[Mapping[str, Any]]) -> str:
+    """See `SourceVideo.version`; `listed` is what a remote listing says of video and captions."""
     if "://" in uri:
-        known = [listed.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "size")]
+        names = ("ETag", "etag", "mtime", "LastModified", "size")
+        known = [facts.get(name) for facts in listed for name in names]
         return " ".join(str(value) for value in known if value is not None)
-    beside = captions or find_captions(uri) or ""
-    return " ".join(_stamp(path) for path in (uri, beside) if path and "://" not in path)
+    files = [uri, captions] if captions else [uri, *caption_files(uri)]
+    return " ".join(_stamp(path) for path in files if "://" not in path)
 
 
 def _stamp(path: str) -> str:

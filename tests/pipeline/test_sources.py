@@ -232,3 +232,72 @@ def test_relative_paths_of_a_list_in_a_bucket(bucket: str) -> None:
     fsspec.filesystem("memory").pipe("/bucket/list.csv", b"path\nsub/a.mkv\n")
     (video,) = read_source(bucket + "/list.csv")
     assert video.uri == "memory:///bucket/sub/a.mkv"
+
+
+def test_keys_of_a_list_are_those_of_the_folder(folder: Path) -> None:
+    """Relative paths with the folders they name: a/x.mp4 and b/x.mp4 are two videos."""
+    for name in ("a/x.mp4", "b/x.mp4"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_bytes(b"1")
+    found = read_source(write_csv(folder, "path\na/x.mp4\n./b/x.mp4\n/abs/b/y.mp4\n"))
+    assert [video.key for video in found] == ["a__x", "b__x", "y"]
+    assert {"a__x", "b__x"} <= {video.key for video in read_source(str(folder))}
+
+
+CAPTIONED = {
+    "b.en.vtt": None,
+    "b.de.srt": None,
+    "b.info.json": None,
+    "sub/a.info.json": None,
+    "sub/b.srt": None,  # of no video there
+}
+
+
+def test_captions_beside_remote_videos_come_from_the_one_listing(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/bucket/{name}": b"text" for name in CAPTIONED})
+    requests = []
+    for name in ("info", "exists", "ls", "open", "cat_file"):
+        original = getattr(type(memory), name)
+
+        def counted(self, *args, _name=name, _original=original, **kwargs):  # type: ignore[no-untyped-def]
+            requests.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(type(memory), name, counted)
+
+    def captions(language: str | None) -> list[str | None]:
+        requests.clear()
+        return [video.captions for video in read_source(bucket, language)]
+
+    assert captions(None) == ["memory:///bucket/b.de.srt", "memory:///bucket/sub/a.info.json"]
+    needed = len(requests)
+    assert captions("en") == ["memory:///bucket/b.en.vtt", "memory:///bucket/sub/a.info.json"]
+    assert captions("fr") == ["memory:///bucket/b.info.json", "memory:///bucket/sub/a.info.json"]
+    for number in range(20):
+        memory.pipe({f"/bucket/n{number}.mp4": b"1", f"/bucket/n{number}.srt": b"1"})
+    assert sum(name is not None for name in captions(None)) == 22
+    assert len(requests) == needed
+
+
+def test_a_glob_of_a_bucket_sees_the_captions_it_matches(bucket: str) -> None:
+    fsspec.filesystem("memory").pipe("/bucket/b.srt", b"text")
+    assert [video.captions for video in read_source(bucket + "/*.mp4")] == [None]
+
+
+def test_changed_captions_change_the_version_of_a_remote_video(tmp_path: Path) -> None:
+    (tmp_path / "b.mp4").write_bytes(b"1")
+    source = f"local://{tmp_path}"
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/changing/b.mp4": b"1"})
+    try:
+        seen = [read_source("memory://changing")[0].version]
+        for content in (b"one", b"three"):
+            memory.pipe("/changing/b.srt", content)
+            seen.append(read_source("memory://changing")[0].version)
+    finally:
+        memory.rm("/changing", recursive=True)
+    assert len(set(seen)) == 3
+    assert [video.captions for video in read_source(source)] == [None]  # found when it is read

@@ -1,0 +1,147 @@
+"""Captions of many videos in one JSON file, as HowTo100M publishes them:
+
+    {VIDEO_ID: {"start": [seconds, …], "end": [seconds, …], "text": ["…", …]}, …}
+
+Such a file is some gigabytes for a million videos. It is read once, as a stream, into an index
+(SQLite, beside the weights in the cache) in which a video is found in a millisecond.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import ijson
+
+from extractors.cues import Cue, plain, segments_of
+from extractors.errors import Reason, UsageError, VideoError
+from extractors.tracks import Segment
+from extractors.weights import cache_folder
+
+INDEX_SUFFIX = ".sqlite"
+MAX_ENTRY_BYTES = 50 * 2**20  # of one video: ten thousand times the usual
+VERSION = 1
+
+
+def build_index(table: str) -> Path:
+    """The index of a table, made where it is not there yet; a table that is an index is its own.
+
+    One process makes it, others on the machine wait for it. A table that changes (size, time of
+    change) gets another index. Memory is that of one video's captions.
+    Raises UsageError where the table is gone or is not such JSON.
+    """
+    path = Path(table)
+    if not path.is_file():
+        raise UsageError(f"speech.caption_table = {table}: no such file")
+    if path.suffix == INDEX_SUFFIX:
+        return path
+    status = path.stat()
+    identity = [VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns]
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    index = cache_folder() / "caption_tables" / (name + INDEX_SUFFIX)
+    if not index.is_file():
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(index.with_suffix(".lock")):
+            if not index.is_file():
+                _write_index(path, index)
+    return index
+
+
+def find_entry(table: str, ids: tuple[str, ...]) -> tuple[str, bytes] | None:
+    """The first of these ids that the table has, with its JSON; None where it has none of them.
+
+    Raises UsageError as `build_index` does, or where an index is none.
+    """
+    index = build_index(table)
+    try:
+        with closing(sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            for video in ids:
+                row = database.execute("SELECT entry FROM captions WHERE id = ?", [video])
+                if (found := row.fetchone()) is not None:
+                    return video, _inflate(found[0], f"{table}: {video}")
+    except sqlite3.Error as err:
+        raise UsageError(f"speech.caption_table = {index}: not a caption index: {err}") from err
+    return None
+
+
+def read_entry(entry: bytes, where: str) -> list[Segment]:
+    """The segments of one video of a table. Raises VideoError (bad_captions)."""
+    try:
+        columns = json.loads(entry)
+        starts, ends, texts = (columns[name] for name in ("start", "end", "text"))
+        rows = list(zip(starts, ends, texts, strict=True))
+        cues = [
+            Cue(float(start), float(end), (line,))
+            for start, end, text in rows
+            if isinstance(text, str) and (line := plain(text))  # some tables have NaN for silence
+            if 0 <= float(start) < float(end) < float("inf")
+        ]
+    except (ValueError, TypeError, KeyError) as err:
+        message = (
+            f"{where}: not {{start: [...], end: [...], text: [...]}} of one length "
+            f"({type(err).__name__}: {err})"
+        )
+        raise VideoError(Reason.BAD_CAPTIONS, "captions", message) from err
+    cues.sort(key=lambda cue: (cue.start, cue.end))
+    return segments_of(cues)
+
+
+def _write_index(table: Path, index: Path) -> None:
+    """Under another name first: a killed run leaves no half of an index."""
+    with tempfile.TemporaryDirectory(dir=index.parent, prefix=".partial-") as folder:
+        staged = Path(folder) / index.name
+        with closing(sqlite3.connect(staged)) as database, table.open("rb") as file:
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute("CREATE TABLE captions (id TEXT PRIMARY KEY, entry BLOB NOT NULL)")
+            rows = _rows(file, str(table))
+            database.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?)", rows)
+            database.commit()
+        os.replace(staged, index)
+
+
+def _rows(file: Any, table: str) -> Iterator[tuple[str, bytes]]:
+    start = file.read(2**10).lstrip()[:1]
+    file.seek(0)
+    if start not in (b"{", b""):
+        raise UsageError(f"speech.caption_table = {table}: not a JSON object of videos")
+    try:
+        for video, value in ijson.kvitems(file, "", use_float=True):
+            yield video, zlib.compress(json.dumps(value, default=_number).encode(), level=1)
+    except ijson.JSONError as err:
+        message = " ".join(str(err).split())
+        raise UsageError(f"speech.caption_table = {table}: not a JSON object: {message}") from err
+
+
+def _number(value: object) -> float:
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"no JSON of {type(value).__name__}")
+
+
+def _inflate(content: bytes, where: str) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        entry = inflater.decompress(content, MAX_ENTRY_BYTES)
+    except zlib.error as err:
+        raise VideoError(Reason.BAD_CAPTIONS, "captions", f"{where}: damaged index: {err}") from err
+    if inflater.unconsumed_tail:
+        message = f"{where}: over {MAX_ENTRY_BYTES} bytes of captions"
+        raise VideoError(Reason.BAD_CAPTIONS, "captions", message)
+    return entry
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a file's lock; the system lets go of it when a process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
