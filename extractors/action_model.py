@@ -1,9 +1,9 @@
-"""Actions: torchvision's video networks, one row a window of frames.
+"""Actions: torchvision's video networks and the papers' ResNeXt, one row a window of frames.
 
 The papers' 3D features: windows of 16 frames at 24 frames/s, 112 x 112, not overlapping, the last
 one padded with zeros; rows L2-normalised (antoine77340/video_feature_extractor). What a network
-expects (size, mean, deviation) is torchvision's own metadata of its weights; its row is what enters
-the classifier.
+expects (size, mean, deviation) is torchvision's own metadata of its weights (`resnext101_3d`:
+extractors.resnext_3d); its row is what enters the classifier.
 """
 
 import difflib
@@ -18,23 +18,28 @@ from numpy.typing import NDArray
 from torch import nn
 
 from extractors.config import ActionModelConfig
-from extractors.errors import AbortError, UsageError
+from extractors.errors import UsageError
 from extractors.extractor import Resources, TrackSpec
+from extractors.flat_convolutions import flatten_convolutions
+from extractors.resnext_3d import DIM, SIZE, ResNeXt3d, trunk_state
+from extractors.resnext_3d import MEAN as RESNEXT_MEAN
 from extractors.torch_model import (
+    as_rows,
     forward,
     load_state_dict,
     load_weights,
-    model_dtype,
     one_line,
+    to_precision,
 )
 from extractors.views import FrameView
-from extractors.weights import locate, registry, weights_digest
+from extractors.weights import check_source, locate, weights_digest
 from extractors.windows import Window, Windowing
 
 # known without loading anything: the video ResNets (dim, side of the crop)
 RESNETS = {"r3d_18": (512, 112), "mc3_18": (512, 112), "r2plus1d_18": (512, 112)}
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # theirs, Kinetics
 S3D_DIM = 1024
+RESNEXT = "resnext101_3d"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class ActionFacts:
 
 
 class ActionModel:
-    """Any of torchvision's video networks; rows are L2-normalised."""
+    """Any network of `action_facts`; rows of length 1, unless `normalise` is off."""
 
     resources = Resources(gpus=0.25, memory_mb=1000)
 
@@ -63,17 +68,14 @@ class ActionModel:
         check_window(config.model, config.window, config.size)
         self.batch_size = config.batch_size
         self.windowing = Windowing(size=config.window, step=config.window, tail="zero")
-        self.spec = TrackSpec(self._facts.dim, "float16", start=hop / 2, hop=hop, version=1)
+        self.spec = TrackSpec(self._facts.dim, config.dtype, start=hop / 2, hop=hop, version=1)
         self.view = FrameView(config.rate, config.size, config.size, fit="crop")
 
     @property
     def weights_sha256(self) -> str:
         """Of the registry's file, or of the local one. Raises AbortError where there is none."""
         model, weights = self._config.model, self._config.weights
-        if weights is None and model not in {known.name for known in registry()}:
-            raise AbortError(
-                f"extractors.*.weights: the registry has none for {model}: set it to a local file"
-            )
+        check_source(model, weights, "extractors.*.weights")
         return weights_digest(model, weights)
 
     def setup(self, device: torch.device) -> None:
@@ -81,11 +83,14 @@ class ActionModel:
         name = self._config.model
         path = locate(name, self._config.weights, "extractors.*.weights")
         model = _build(name)
-        load_weights(model, load_state_dict(path), path, name)
+        state = load_state_dict(path)
+        load_weights(model, trunk_state(state) if name == RESNEXT else state, path, name)
+        if device.type == "cpu":
+            model = flatten_convolutions(model)
         self._device = device
         self._mean = torch.tensor(self._facts.mean, device=device).view(1, 3, 1, 1, 1)
         self._std = torch.tensor(self._facts.std, device=device).view(1, 3, 1, 1, 1)
-        self._model = headless(model).to(device, model_dtype(self._config.precision)).eval()
+        self._model = to_precision(headless(model), device, self._config.precision)
 
     def extract(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
         """(1, dim) a window."""
@@ -93,7 +98,7 @@ class ActionModel:
         frames = torch.from_numpy(np.stack([window.data for window in windows]))
         pixels = frames.to(self._device).permute(0, 4, 1, 2, 3).float() / 255
         rows = forward(self._model, (pixels - self._mean) / self._std)
-        return [row[None] for row in nn.functional.normalize(rows, dim=1).cpu().numpy()]
+        return [row[None] for row in as_rows(rows, normalise=self._config.normalise)]
 
     def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """A window's row needs no other window."""
@@ -109,7 +114,10 @@ def action_facts(name: str) -> ActionFacts:
     """Read without weights. Raises UsageError for a name that torchvision does not know."""
     if name in RESNETS:
         return ActionFacts(*RESNETS[name], MEAN, STD)
-    network = _empty_network(name)
+    if name == RESNEXT:
+        red, green, blue = (value / 255 for value in RESNEXT_MEAN)
+        return ActionFacts(DIM, SIZE, (red, green, blue), (1 / 255, 1 / 255, 1 / 255))
+    network = empty_network(name)
     import torchvision
 
     preset: Any = torchvision.models.get_model_weights(name).DEFAULT.transforms()
@@ -120,11 +128,11 @@ def action_facts(name: str) -> ActionFacts:
 
 def check_window(name: str, window: int, size: int) -> None:
     """Raises UsageError where the network cannot take windows of this shape."""
-    if name in RESNETS:
+    if name in RESNETS or name == RESNEXT:
         return  # convolutions and a mean: any shape
     try:
         with torch.inference_mode():
-            _empty_network(name)(torch.zeros(1, 3, window, size, size, device="meta"))
+            empty_network(name)(torch.zeros(1, 3, window, size, size, device="meta"))
     except (RuntimeError, ValueError) as err:
         raise UsageError(
             f"extractors.*.window, size: {name} cannot take {window} frames of {size}x{size} "
@@ -137,13 +145,13 @@ def headless(network: nn.Module) -> nn.Module:
     linear = [key for key, layer in network.named_modules() if isinstance(layer, nn.Linear)]
     if linear:
         network.set_submodule(linear[-1], nn.Identity())
-    else:  # S3D classifies by a convolution and then takes the mean: of what enters it, here
+    elif hasattr(network, "classifier"):  # S3D's is a convolution, before the mean over time
         network.classifier = nn.Identity()
     return network
 
 
 @functools.cache
-def _empty_network(name: str) -> nn.Module:
+def empty_network(name: str) -> nn.Module:
     """The whole network on the meta device: shapes without numbers."""
     with torch.device("meta"):
         return _build(name).eval()
@@ -151,11 +159,13 @@ def _empty_network(name: str) -> nn.Module:
 
 def _build(name: str) -> nn.Module:
     """With random weights. Raises UsageError for an unknown name."""
+    if name == RESNEXT:
+        return ResNeXt3d()
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models.video)
+    known = [*torchvision.models.list_models(module=torchvision.models.video), RESNEXT]
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0)) or "none"
-        raise UsageError(f"action model {name!r}: torchvision has none such; near it: {near}")
+        raise UsageError(f"action model {name!r}: not known; near it: {near}")
     model: nn.Module = torchvision.models.get_model(name)
     return model

@@ -2,11 +2,13 @@
 
 from extractors.config import (
     ActionModelConfig,
+    AudioModelConfig,
     ExtractorConfig,
     ImageModelConfig,
     LogMelConfig,
     MeanColourConfig,
     MotionModelConfig,
+    OnnxAudioConfig,
     PluginConfig,
     ShotsConfig,
 )
@@ -33,9 +35,17 @@ def build_extractor(config: ExtractorConfig) -> Extractor:
 
             return ActionModel(config)
         case LogMelConfig():
-            from extractors.log_mel import LogMel
+            from extractors.log_mel import log_mel
 
-            return LogMel(config)
+            return log_mel(config)
+        case OnnxAudioConfig():
+            from extractors.onnx_audio import OnnxAudio
+
+            return OnnxAudio(config)
+        case AudioModelConfig():
+            from extractors.audio_model import AudioModel
+
+            return AudioModel(config)
         case MeanColourConfig():
             from extractors.mean_colour import MeanColour
 

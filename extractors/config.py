@@ -1,14 +1,15 @@
 """How decoding and each extractor are set. Which keys exist is here, what they do beside them."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from extractors.errors import UsageError
 from extractors.settings import Settings
 
 Precision = Literal["float32", "bfloat16", "float16"]
+StoredDtype = Literal["float16", "float32"]
 
 
 def _with_size(given: Any, model: type[Settings], size_of: Callable[[str], int]) -> Any:
@@ -33,6 +34,10 @@ class DecodeConfig(Settings):
     CPU, and its record says so."""
     threads: int = Field(1, ge=1, le=64)
     """Decoder threads of one child."""
+    scaler: Literal["area", "bicubic", "bilinear"] = "area"
+    """How frames are made smaller: `area` averages the pixels that one pixel takes the place of; it
+    costs half of what `bicubic` does, with which the papers' features were made. NVDEC's own is
+    bicubic."""
     key_frames_only: bool = False
     """Decode key frames alone: far faster, but each row shows the last key frame before its time,
     seconds old in most files; damage in the frames between is not seen."""
@@ -89,7 +94,11 @@ class ImageModelConfig(Settings):
     batch_size: int = Field(16, ge=1)
     """Frames a forward pass, across videos."""
     precision: Precision = "float32"
-    """Arithmetic of the forward pass; rows are stored as float16."""
+    """Arithmetic of the forward pass."""
+    normalise: bool = True
+    """Rows of length 1, as the papers' features."""
+    dtype: StoredDtype = "float16"
+    """How rows are stored; the papers' features are float16."""
 
     @model_validator(mode="before")
     @classmethod
@@ -119,13 +128,16 @@ class MotionModelConfig(Settings):
 
 
 class ActionModelConfig(Settings):
-    """A torchvision video network, one row a window of frames (the papers: 16 at 24 a second)."""
+    """A 3D network, one row a window of frames (the papers: 16 at 24 a second, so 1.5 rows)."""
 
     kind: Literal["action"] = "action"
     model: str = "r2plus1d_18"
-    """Any torchvision video model: r2plus1d_18, r3d_18, mc3_18, s3d, mvit_v2_s, swin3d_t …"""
+    """Any torchvision video model (r2plus1d_18, r3d_18, mc3_18, s3d, mvit_v2_s, swin3d_t …), or
+    `resnext101_3d`, the papers' 3D ResNeXt-101."""
     weights: str | None = None
-    """A local state dict; by default torchvision's Kinetics-400 file (`pipeline weights`)."""
+    """A local state dict; by default torchvision's Kinetics-400 file (`pipeline weights`).
+    `resnext101_3d` has no default: it reads the checkpoints that were published with HowTo100M's
+    features and with 3D-ResNets-PyTorch (`resnext-101-kinetics.pth`)."""
     rate: float = Field(24.0, gt=0, le=120)
     """Frames per second; MCN's features use 24."""
     window: int = Field(16, ge=1, le=256)
@@ -135,7 +147,11 @@ class ActionModelConfig(Settings):
     batch_size: int = Field(8, ge=1)
     """Windows a forward pass, across videos."""
     precision: Precision = "float32"
-    """Arithmetic of the forward pass; rows are stored as float16."""
+    """Arithmetic of the forward pass."""
+    normalise: bool = True
+    """Rows of length 1, as the papers' features."""
+    dtype: StoredDtype = "float16"
+    """How rows are stored; the papers' features are float16."""
 
     @model_validator(mode="before")
     @classmethod
@@ -162,14 +178,107 @@ class ShotsConfig(Settings):
     """Windows of 100 frames a forward pass, across videos."""
 
 
+FRONT_END_HOPS = {"mcn": 0.01, "xdc": 0.02}
+
+
 class LogMelConfig(Settings):
-    """MCN's log-mel front end: 40 bands, 25 ms windows, 10 ms hop, dB below the file's loudest."""
+    """Log-mel spectrograms, as MCN or as XDC takes them; no weights."""
 
     kind: Literal["log_mel"] = "log_mel"
+    front_end: Literal["mcn", "xdc"] = "mcn"
+    """`mcn`: 25 ms windows, dB below the file's loudest bin. `xdc`: 16 ms windows, the logarithm of
+    the power itself, so that a clip's rows do not depend on the rest of its file."""
     bands: int = Field(40, ge=8, le=256)
-    """Mel bands, 20 Hz to 8 kHz (the papers: 40)."""
+    """Mel bands up to 8 kHz (the papers: 40); MCN's start at 20 Hz, XDC's at 0."""
+    hop: float = Field(0.01, ge=0.001, le=0.1)
+    """Seconds from row to row. MCN's is 0.01. XDC's default is 0.02, which makes its 100 rows 2 s;
+    whether the paper stretched them so is not verified (the library of the same group has 0.01)."""
     floor_db: float = Field(-80.0, lt=0)
-    """The quietest value kept, in dB below the loudest bin of the whole file."""
+    """MCN: the quietest value kept, in dB below the loudest bin of the whole file."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_hop(cls, given: Any) -> Any:
+        """The front end's own hop, so that the resolved configuration says what was used."""
+        if not isinstance(given, dict) or given.get("hop") is not None:
+            return given
+        front_end = given.get("front_end", "mcn")
+        known = isinstance(front_end, str) and front_end in FRONT_END_HOPS
+        return given | {"hop": FRONT_END_HOPS[front_end]} if known else given
+
+    @model_validator(mode="after")
+    def _mcn_has_one_hop(self) -> "LogMelConfig":
+        if self.front_end == "mcn" and self.hop != FRONT_END_HOPS["mcn"]:
+            raise ValueError(
+                f"hop = {self.hop}: front_end mcn has 0.01; others need front_end: xdc"
+            )
+        return self
+
+
+class OnnxAudioConfig(Settings):
+    """A sound tagger or encoder as one .onnx file, of YAMNet's layout; run by onnxruntime."""
+
+    kind: Literal["onnx_audio"] = "onnx_audio"
+    weights: str
+    """The .onnx file, its weights inside: one input, sound at 16 kHz in -1..1 (`(samples,)` or
+    `(batch, samples)`) or log-mel patches (`(batch, 96, 64)`, also with an axis of length 1)."""
+    input: Literal["waveform", "yamnet_patch"] = "waveform"
+    """What the graph takes: sound, or YAMNet's log-mel patches, which are then made here."""
+    output: str | None = None
+    """The graph's output that becomes the row (YAMNet's scores, or its embedding); by default its
+    first. Several rows of one window are averaged."""
+    window: float = Field(0.975, gt=0, le=60)
+    """Seconds of sound a row, the last ones padded with silence; YAMNet's patch takes 0.975."""
+    hop: float = Field(0.48, gt=0, le=60)
+    """Seconds from row to row; YAMNet's is 0.48. At most `window`."""
+    batch_size: int = Field(16, ge=1)
+    """Windows a run of the graph, across videos, where the graph takes batches."""
+    normalise: bool = False
+    """Rows of length 1: for embeddings, not for scores."""
+    dtype: StoredDtype = "float16"
+    """How rows are stored."""
+
+    @model_validator(mode="after")
+    def _windows_leave_no_gap(self) -> "OnnxAudioConfig":
+        return check_hop(self)
+
+
+class AudioModelConfig(Settings):
+    """An audio encoder of transformers from a folder: AST, wav2vec2, HuBERT, WavLM, CLAP …"""
+
+    kind: Literal["audio_model"] = "audio_model"
+    weights: str
+    """A folder with config.json, preprocessor_config.json and safetensors, as `save_pretrained`
+    writes it; its own feature extractor is used, at its own sampling rate."""
+    pool: Literal["auto", "mean", "cls"] = "auto"
+    """`mean`: over the encoder's time steps. `cls`: the summary that the model itself offers (AST's
+    pooled tokens, CLAP's embedding). `auto`: `cls` where there is one, else `mean`."""
+    window: float = Field(2.0, gt=0, le=60)
+    """Seconds of sound a row, the last ones padded with silence."""
+    hop: float = Field(1.0, gt=0, le=60)
+    """Seconds from row to row. At most `window`."""
+    batch_size: int = Field(8, ge=1)
+    """Windows a forward pass, across videos."""
+    precision: Precision = "float32"
+    """Arithmetic of the forward pass."""
+    normalise: bool = True
+    """Rows of length 1."""
+    dtype: StoredDtype = "float16"
+    """How rows are stored."""
+
+    @model_validator(mode="after")
+    def _windows_leave_no_gap(self) -> "AudioModelConfig":
+        return check_hop(self)
+
+
+SoundWindows = TypeVar("SoundWindows", OnnxAudioConfig, AudioModelConfig)
+
+
+def check_hop(config: SoundWindows) -> SoundWindows:
+    """Gives the settings back. Raises ValueError where windows would skip sound."""
+    if config.hop > config.window:
+        raise ValueError(f"hop = {config.hop}: at most window = {config.window}; sound is skipped")
+    return config
 
 
 class MeanColourConfig(Settings):
@@ -196,6 +305,8 @@ ExtractorConfig = Annotated[
     | ShotsConfig
     | ActionModelConfig
     | LogMelConfig
+    | OnnxAudioConfig
+    | AudioModelConfig
     | MeanColourConfig
     | PluginConfig,
     Field(discriminator="kind"),
@@ -203,28 +314,94 @@ ExtractorConfig = Annotated[
 
 
 class SpeechConfig(Settings):
-    """Captions beside the video if there are any, else speech recognition by faster-whisper."""
+    """Captions of the video if there are any, else speech recognition by faster-whisper."""
 
     captions: bool = True
-    """Use KEY.srt, .vtt or .ass beside the video, or the source's `captions` column."""
+    """Use captions: those that the source's `captions` column names, else files beside the video
+    (.srt, .vtt, .ass, .ssa, yt-dlp's KEY.LANG.vtt and KEY.info.json), else `caption_table`, else a
+    subtitle stream inside the video."""
+    caption_language: str | None = None
+    """The captions to use, by language (`en`; `en-GB` and `eng` are the same); others are passed
+    over, those that name no language are a last choice. Null takes any. In each language, captions
+    made by hand come before automatic ones where their name tells."""
+    caption_table: str | None = None
+    """A local JSON file with the captions of many videos, as HowTo100M publishes them
+    (`{id: {start: [], end: [], text: []}}`, the id being the video's file name without suffix, or
+    its key). It is indexed once for each machine; the index (.sqlite) may be given in its place."""
+    embedded_captions: bool = True
+    """Use subtitle streams inside the video. Each reads the file once more; streams of pictures
+    (DVD, Blu-ray) cannot be used."""
     recognise: bool = True
     """Recognise speech where there are no captions."""
     model: str = "tiny.en"
     """`tiny.en` from the registry, or the path of a faster-whisper (CTranslate2) model folder."""
     language: str | None = "en"
-    """ISO code; null lets a multilingual model detect it."""
+    """ISO code; null lets a multilingual model detect it, for every ten minutes of sound."""
     beam_size: int = Field(1, ge=1, le=20)
     """Beam width of the decoder."""
+    batch_size: int | None = Field(None, ge=1, le=256)
+    """Stretches of speech (up to 30 s) recognised together: for GPUs, no gain on one CPU core, and
+    words can be lost where stretches meet. Null recognises one after the other."""
     precision: Literal["int8", "float16", "float32"] = "int8"
     """Arithmetic of the recogniser."""
+    word_times: bool = False
+    """Also give each word's start and end; recognition takes about a third longer."""
     max_no_speech: float = Field(0.6, gt=0, le=1)
-    """Segments more likely to be no speech than this are dropped."""
+    """Segments more likely to be no speech than this are dropped; 1 keeps all."""
+    max_compression: float | None = Field(2.4, gt=0)
+    """Segments whose text gzip shrinks by more than this are dropped: they repeat themselves.
+    Whisper's own bound is 2.4. Null keeps all."""
+    min_log_probability: float | None = Field(-1.0, le=0)
+    """Segments whose tokens have a lower mean log probability are dropped: the recogniser guessed.
+    Whisper's own bound is -1. Null keeps all."""
+    max_repeats: int | None = Field(3, ge=1)
+    """Of segments with the same text one after the other, only so many are kept: a recogniser that
+    is stuck says one line for minutes. Null keeps all."""
+
+    @field_validator("caption_language")
+    @classmethod
+    def _is_a_language(cls, value: str | None) -> str | None:
+        if value is not None:
+            import langcodes  # not for a bare --help
+
+            if not langcodes.tag_is_valid(value):
+                raise ValueError("not a language tag, as `en` or `pt-BR` are")
+        return value
 
 
 class TextConfig(Settings):
     """One sentence-transformers vector a segment."""
 
+    kind: Literal["sentences"] = "sentences"
     model: str = "all-MiniLM-L6-v2"
     """`all-MiniLM-L6-v2` from the registry, or the path of a sentence-transformers folder."""
     batch_size: int = Field(64, ge=1)
     """Sentences a forward pass, across videos."""
+
+
+class WordVectorsConfig(Settings):
+    """word2vec's vectors, one a word: the papers' text (GoogleNews, 300 columns)."""
+
+    kind: Literal["words"] = "words"
+    vectors: str
+    """A local file of word vectors in word2vec's formats: binary if it ends in .bin or .bin.gz,
+    else text with a header line (.txt, .vec, .gz)."""
+    max_words: int = Field(20, ge=1, le=1000)
+    """Words kept of a segment, counted after those without a vector are dropped; MCN takes 20 of a
+    clip."""
+    vocabulary: int | None = Field(None, ge=1)
+    """Read only so many words, from the file's first on (the files have frequent words first).
+    GoogleNews has 3 million, which take 2 GB of memory in each worker. Null reads all."""
+
+
+def _text_kind(given: Any) -> Any:
+    """`sentences` where nothing is said: configurations that are older than word vectors."""
+    if isinstance(given, dict):
+        return given.get("kind", "sentences")
+    return getattr(given, "kind", None)
+
+
+TextChoice = Annotated[
+    Annotated[TextConfig, Tag("sentences")] | Annotated[WordVectorsConfig, Tag("words")],
+    Discriminator(_text_kind),
+]

@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.config import DecodeConfig
-from extractors.decode_command import SCALER as SCALER  # the proxies are scaled alike
 from extractors.decode_command import (
     Descriptors,
     decode_command,

@@ -19,7 +19,7 @@ from extractors.ffmpeg import NVDEC_OPTIONS, ffmpeg_binary, input_options, scale
 from extractors.probe import PictureStream, Probe
 from extractors.views import FrameView, SoundView, View
 
-SCALER = "bicubic+accurate_rnd+full_chroma_int+bitexact"
+EXACT = "accurate_rnd+bitexact"  # the same numbers on every processor
 # pixel format of a file: of its frames on the GPU
 NVDEC_PIXELS = {
     "yuv420p": "nv12",
@@ -163,7 +163,7 @@ def _frames(
     stream = stream.filter("fps", fps=view.rate, start_time=0, eof_action=last)
     if shrink:
         stream = stream.filter("hwdownload").filter("format", "yuv444p")
-    stream = stream.filter("scale", width, height, flags=SCALER)
+    stream = stream.filter("scale", width, height, flags=f"{config.scaler}+{EXACT}")
     if view.fit == "crop":
         return stream.filter("crop", view.width, view.height)
     return stream

@@ -26,6 +26,8 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"  # more pixels a frame than decode.max_pixels
     BAD_CAPTIONS = "bad_captions"  # a caption file that cannot be parsed
     EXTRACTOR_ERROR = "extractor_error"  # an extractor raised
+    CRASHED_WORKER = "crashed_worker"  # a worker process died at it
+    QUARANTINED = "quarantined"  # put aside by hand: `pipeline quarantine`
 
 
 class PipelineError(Exception):

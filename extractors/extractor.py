@@ -72,7 +72,8 @@ class Extractor(Protocol):
         """The rows (n, D') of each window, independent of its neighbours in the batch."""
 
     def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """From all rows (T, D') of a video to its track (T, D): what needs the whole of it."""
+        """From all rows (T, D') of a video to its track (T, D): what needs the whole of it. It may
+        overwrite the rows."""
 
     def close(self) -> None:
         """Frees the model. Called once at a worker's end, also after a `setup` that failed."""

@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from extractors.config import ImageModelConfig
-from extractors.errors import AbortError
 from extractors.extractor import Resources, TrackSpec
 from extractors.image_networks import HF, check_size, image_facts, load_network
-from extractors.torch_model import forward, model_dtype
+from extractors.torch_model import as_rows, forward, to_precision
 from extractors.views import FrameView
-from extractors.weights import locate, registry, weights_digest
+from extractors.weights import check_source, locate, weights_digest
 from extractors.windows import Window, Windowing
 
 
 class ImageModel:
-    """Any network of extractors.image_networks; rows are L2-normalised."""
+    """Any network of extractors.image_networks; rows of length 1, unless `normalise` is off."""
 
     resources = Resources(gpus=0.25, memory_mb=600)
     windowing = Windowing(size=1, step=1)
@@ -34,7 +33,7 @@ class ImageModel:
         hop = 1 / config.rate
         self.batch_size = config.batch_size
         self._facts = image_facts(config.model)
-        self.spec = TrackSpec(self._facts.dim, "float16", start=hop / 2, hop=hop, version=1)
+        self.spec = TrackSpec(self._facts.dim, config.dtype, start=hop / 2, hop=hop, version=1)
         self.view = FrameView(config.rate, config.size, config.size, config.fit)
         long_side = config.size if config.fit == "crop" else 2 * config.size
         check_size(config.model, config.size, long_side)
@@ -49,10 +48,7 @@ class ImageModel:
         model, weights = self._config.model, self._config.weights
         if model.startswith(HF):
             return model, model.removeprefix(HF)
-        if weights is None and model not in {known.name for known in registry()}:
-            raise AbortError(
-                f"extractors.*.weights: the registry has none for {model}: set it to a local file"
-            )
+        check_source(model, weights, "extractors.*.weights")
         return model, weights
 
     def setup(self, device: torch.device) -> None:
@@ -62,8 +58,8 @@ class ImageModel:
         self._mean = torch.tensor(self._facts.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(self._facts.std, device=device).view(1, 3, 1, 1)
         self._device = device
-        self._model = model.to(device, model_dtype(self._config.precision)).eval()
-        self._model = self._model.to(memory_format=torch.channels_last)
+        model = to_precision(model, device, self._config.precision)
+        self._model = model.to(memory_format=torch.channels_last)
 
     def extract(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
         """(1, dim) a frame. Frames of different sizes (`fit: whole`) go one size at a time."""
@@ -79,7 +75,7 @@ class ImageModel:
         pixels = torch.from_numpy(frames).to(self._device).permute(0, 3, 1, 2)
         normalised = (pixels.float() / 255 - self._mean) / self._std
         rows = forward(self._model, normalised.contiguous(memory_format=torch.channels_last))
-        return nn.functional.normalize(rows, dim=1).cpu().numpy()
+        return as_rows(rows, normalise=self._config.normalise)
 
     def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """A frame's row needs no other frame."""

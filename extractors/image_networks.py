@@ -95,7 +95,7 @@ def check_size(name: str, height: int, width: int) -> None:
 def load_network(name: str, path: Path) -> nn.Module:
     """The network that gives rows, with its weights. Raises AbortError where they do not fit."""
     if name.startswith(HF):
-        return _HfTower(path)
+        return _load_tower(path)
     network = _build(name)
     state: Mapping[str, Tensor] = load_state_dict(path)
     if name == "efficientnet_lite0":
@@ -117,6 +117,8 @@ def empty_network(name: str) -> nn.Module:
 
 def _build(name: str) -> nn.Module:
     """With random weights, whole. Raises UsageError for an unknown name."""
+    if name.startswith(HF):
+        return _HfTower(Path(name.removeprefix(HF)))
     if name == "efficientnet_lite0":
         name = "timm/tf_efficientnet_lite0"
     if name.startswith(TIMM):
@@ -147,6 +149,8 @@ def _build(name: str) -> nn.Module:
 
 def headless(network: nn.Module) -> nn.Module:
     """The same network without what follows its features."""
+    if isinstance(network, _HfTower):
+        return network
     timms: Any = network
     if hasattr(timms, "reset_classifier"):
         timms.reset_classifier(0)
@@ -210,22 +214,28 @@ def _hf_facts(folder: Path) -> ImageFacts:
 
 
 class _HfTower(nn.Module):
-    """CLIP's or SigLIP's image tower as a network that gives rows."""
+    """CLIP's or SigLIP's image tower as a network that gives rows; random weights."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         import transformers
 
-        path = folder / "model.safetensors"
-        state = load_state_dict(path)
         config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         self.model: Any = transformers.AutoModel.from_config(config)  # type: ignore[no-untyped-call]
         self.model.text_model = nn.Identity()
-        wanted = self.model.state_dict()
-        state = {key: value for key, value in state.items() if key in wanted}
-        load_weights(self.model, state, path, config.model_type)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, size, size) to (N, dim)."""
         rows: Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
         return rows
+
+
+def _load_tower(folder: Path) -> nn.Module:
+    """With its weights. Raises AbortError where they do not fit."""
+    path = folder / "model.safetensors"
+    state = load_state_dict(path)
+    tower = _HfTower(folder)
+    wanted = tower.model.state_dict()
+    state = {key: value for key, value in state.items() if key in wanted}
+    load_weights(tower.model, state, path, tower.model.config.model_type)
+    return tower

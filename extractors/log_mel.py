@@ -1,4 +1,6 @@
-"""MCN's audio front end (Multimodal Clustering Networks, after DAVEnet): log-mel spectrograms.
+"""Log-mel spectrograms: MCN's front end and XDC's, one row a hop.
+
+MCN (Multimodal Clustering Networks, after DAVEnet):
 
     waveform − its mean ▸ y[t] − 0.97 y[t−1] ▸ 25 ms Hamming, 10 ms hop, power ▸ 40 mel bands
     (Slaney, 20 Hz to 8 kHz) ▸ dB below the loudest bin of the file, floor −80
@@ -9,6 +11,16 @@ adds the constant −0.03 m to the pre-emphasised signal; under a Hamming window
 own length a constant touches the Fourier bins 0 and ±1 only, so it is enough to carry bin 1 along
 and to correct it at the end (bin 0 has no weight: 20 Hz is above it). Exact but for the two rows at
 either end of the file, whose windows reach beyond it; there it is a full window's correction.
+
+XDC (Cross-Modal Audio-Video Clustering; its paper's audio code was not released, this is the front
+end of its group's library, VMZ):
+
+    16 ms symmetric Hann windows, not centred, power of 256 bins ▸ 40 bands of unit sum, 0 to 8 kHz,
+    mel = 1127 ln(1 + f / 700), each flank at least one bin wide ▸ x = 1.08e9 power ▸ ln x above e,
+    x / e below
+
+A row needs its own 16 ms only. 100 rows are one of XDC's clips: 2 s at a hop of 20 ms. VMZ itself
+has 10 ms and leaves out the last bin of each band; where the two differ this follows the text.
 """
 
 from collections.abc import Sequence
@@ -28,10 +40,17 @@ HOP = 160
 BLOCK = 1000  # rows of one window: bounds memory, changes no number
 PRE_EMPHASIS = 0.97
 MIN_POWER = 1e-10
+XDC_WINDOW = 256
+XDC_GAIN = 1080674186.3482928
+
+
+def log_mel(config: LogMelConfig) -> "LogMel | XdcLogMel":
+    """The front end that the settings name."""
+    return XdcLogMel(config) if config.front_end == "xdc" else LogMel(config)
 
 
 class LogMel:
-    """One row each 10 ms: dB below the loudest bin of the file."""
+    """MCN's: one row each 10 ms: dB below the loudest bin of the file."""
 
     batch_size = 1
     resources = Resources(memory_mb=200)
@@ -71,13 +90,60 @@ class LogMel:
         return rows
 
     def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(T, bands) dB in [floor, 0]."""
-        powers, (real, imaginary, sums) = rows[:, :-3], rows[:, -3:].T
-        mean = sums.sum(dtype=np.float64) / max(1, len(rows) * HOP)
+        """(T, bands) dB in [floor, 0]: a view of `rows`, overwritten block by block, since copies of
+        hours of sound would fill memory."""
+        mean = rows[:, -1].sum(dtype=np.float64) / max(1, len(rows) * HOP)
         constant = mean * (1 - PRE_EMPHASIS) * np.fft.rfft(hamming())[1]
-        bin_1 = np.abs(real + 1j * imaginary - constant) ** 2
-        powers = powers + bin_1[:, None].astype(np.float32) * self._filters[:, 1]
-        return to_decibels(powers, self._config.floor_db)
+        blocks = [rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK)]
+        for block in blocks:
+            bin_1 = np.abs(block[:, -3] + 1j * block[:, -2] - constant) ** 2
+            block[:, :-3] += bin_1[:, None].astype(np.float32) * self._filters[:, 1]
+        powers = rows[:, :-3]
+        loudest = max((float(block[:, :-3].max()) for block in blocks), default=0.0)
+        for block in blocks:
+            block[:, :-3] = to_decibels(block[:, :-3], loudest, self._config.floor_db)
+        return powers
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class XdcLogMel:
+    """XDC's: one row a hop, the logarithm of the bands' power."""
+
+    batch_size = 1
+    resources = Resources(memory_mb=200)
+    weights_sha256 = None
+    view = SoundView(RATE)
+
+    def __init__(self, config: LogMelConfig) -> None:
+        self._hop = round(config.hop * RATE)
+        self._filters = htk_filters(config.bands)
+        # the last row's window may end before its hop does: no sound may be left out between
+        size = max(BLOCK * self._hop, (BLOCK - 1) * self._hop + XDC_WINDOW)
+        self.windowing = Windowing(size=size, step=BLOCK * self._hop)
+        centre, hop = XDC_WINDOW / 2 / RATE, self._hop / RATE
+        self.spec = TrackSpec(config.bands, "float16", start=centre, hop=hop, version=1)
+
+    def setup(self, device: torch.device) -> None:
+        """Nothing to load."""
+
+    def extract(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+        """(n, bands): as many rows as hops begin in the window."""
+        return [self._block(window) for window in windows]
+
+    def _block(self, window: Window) -> NDArray[np.float32]:
+        num_rows = -(-window.num_own // self._hop)
+        samples = window.data.astype(np.float32) / 32768
+        frames = np.lib.stride_tricks.sliding_window_view(samples, XDC_WINDOW)
+        spectrum = np.fft.rfft(frames[:: self._hop][:num_rows] * np.hanning(XDC_WINDOW), axis=1)
+        loudness = np.abs(spectrum) ** 2 @ self._filters.T * XDC_GAIN
+        logarithm = np.log(np.maximum(loudness, np.e))
+        return np.where(loudness > np.e, logarithm, loudness / np.e).astype(np.float32)
+
+    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A row needs no other row."""
+        return rows
 
     def close(self) -> None:
         """Nothing to free."""
@@ -90,12 +156,12 @@ def hamming() -> NDArray[np.float32]:
     return window
 
 
-def to_decibels(powers: NDArray[np.float32], floor_db: float) -> NDArray[np.float32]:
+def to_decibels(
+    powers: NDArray[np.float32], loudest: float, floor_db: float
+) -> NDArray[np.float32]:
     """10 log10(power / loudest), clipped at the floor (librosa's power_to_db with ref=max)."""
-    if powers.size == 0:
-        return powers
-    loudest = max(float(powers.max()), MIN_POWER)
-    decibels = 10 * np.log10(np.maximum(powers, MIN_POWER)) - 10 * np.log10(loudest)
+    reference = 10 * np.log10(max(loudest, MIN_POWER))
+    decibels = 10 * np.log10(np.maximum(powers, MIN_POWER)) - reference
     clipped: NDArray[np.float32] = np.maximum(decibels, floor_db).astype(np.float32)
     return clipped
 
@@ -120,3 +186,15 @@ def hertz_to_mel(hertz: float) -> float:
 def mel_to_hertz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     """The inverse of `hertz_to_mel`."""
     return np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
+
+
+def htk_filters(bands: int) -> NDArray[np.float64]:
+    """(bands, XDC_WINDOW // 2 + 1) triangles of unit sum on HTK's mel scale, 0 to 8 kHz."""
+    top = 1127 * np.log(1 + RATE / 2 / 700)
+    edges = 700 * (np.exp(np.linspace(0, top, bands + 2) / 1127) - 1) * XDC_WINDOW / RATE  # in bins
+    start, middle, end = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    distance = np.arange(XDC_WINDOW // 2 + 1) - middle
+    flank = np.where(distance < 0, middle - start, end - middle)
+    triangles = np.maximum(0, 1 - np.abs(distance) / np.maximum(1, flank))
+    found: NDArray[np.float64] = triangles / triangles.sum(axis=1, keepdims=True)
+    return found

@@ -22,11 +22,12 @@ from typing import IO, Any
 import ffmpeg
 
 from extractors.config import DecodeConfig, ProxyConfig
-from extractors.decode import SCALER, Chunk
+from extractors.decode import Chunk
 from extractors.errors import AbortError, Reason, VideoError
 from extractors.ffmpeg import child, ffmpeg_binary
 from extractors.views import FrameView, SoundView, View
 
+TO_YUV = "bicubic+accurate_rnd+full_chroma_int+bitexact"  # the size stays: colours alone
 VERSION = 1
 SOUND_VIEW = SoundView(16_000)
 # no clock, no version of ffmpeg and no choice by the processor's kind in the bytes
@@ -201,7 +202,7 @@ def _picture(descriptor: int, size: tuple[int, int], target: Path, config: Proxy
         framerate=config.rate,
     )
     # no B-frames: what is shown first is stored first, so any frame is a seek and a few decodes
-    return source.filter("scale", flags=SCALER).output(
+    return source.filter("scale", flags=TO_YUV).output(
         str(target),
         vcodec="libx264",
         pix_fmt="yuv420p",

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: weights_only=True raises it
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,11 +20,37 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def model_dtype(precision: Precision) -> torch.dtype:
-    """The dtype of a network's parameters and inputs."""
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
-        precision
-    ]
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16
+}  # fmt: skip
+
+
+def to_precision(model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
+    """The network where and as it will run: parameters and inputs in one dtype, ready to give rows.
+
+    Raises AbortError where the processor cannot compute in that dtype.
+    """
+    dtype = DTYPES[precision]
+    if device.type == "cpu" and dtype != torch.float32:
+        _check_cpu(dtype, precision)
+    return model.to(device, dtype).eval()
+
+
+def _check_cpu(dtype: torch.dtype, precision: Precision) -> None:
+    """Tries what the networks are made of: which types a CPU knows depends on it and on torch."""
+    volume = torch.ones(1, 1, 3, 3, 3, dtype=dtype)
+    matrix = volume[0, 0, 0]
+    try:
+        with torch.inference_mode():
+            nn.functional.conv3d(volume, volume)
+            nn.functional.conv2d(volume[0], volume[0])
+            nn.functional.layer_norm(matrix @ matrix, (3,))
+            nn.functional.scaled_dot_product_attention(volume[0], volume[0], volume[0])
+    except RuntimeError as err:
+        raise AbortError(
+            f"extractors.*.precision = {precision}: this processor cannot: {one_line(err)[:80]}; "
+            "use float32, or a GPU"
+        ) from err
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -57,3 +85,16 @@ def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     with torch.inference_mode():
         outputs: Tensor = model(inputs.to(dtype))
     return outputs.float()
+
+
+def as_rows(outputs: Tensor, *, normalise: bool) -> NDArray[np.float32]:
+    """(N, D) float32 on the CPU, each row of length 1 if asked: the last step of the papers'
+    features (antoine77340/video_feature_extractor, `--l2_normalize`).
+
+    Raises ArithmeticError where a number is none, as where float16 overflows.
+    """
+    if not torch.isfinite(outputs).all():
+        raise ArithmeticError("rows that are not finite: another precision, or broken weights?")
+    rows = nn.functional.normalize(outputs, dim=1) if normalise else outputs
+    found: NDArray[np.float32] = rows.cpu().numpy()
+    return found

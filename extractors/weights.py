@@ -16,6 +16,7 @@ import urllib.error
 import zipfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import yaml
@@ -59,6 +60,17 @@ class Weights(Settings):
         return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
 
     @property
+    def sha256_shown(self) -> str:
+        """Of its file; of several, one digest of all (`facts` has each)."""
+        if len(self.files) == 1:
+            return self.files[0].sha256
+        return f"{self.sha256} (of {len(self.files)} files)"
+
+    def facts(self) -> dict[str, Any]:
+        """All that the registry states, and whether it is here, as JSON can hold it."""
+        return self.model_dump(mode="json") | {"sha256": self.sha256, "cached": self.is_cached}
+
+    @property
     def is_cached(self) -> bool:
         """Whether all files are in the cache (they were checked when they were put there)."""
         return all((self.folder / file.name).is_file() for file in self.files)
@@ -97,7 +109,7 @@ def locate(name: str, local: str | None, key: str) -> Path:
             raise UsageError(f"{key} = {local}: no such file")
         return Path(local)
     weights = find_weights(name)
-    if not _is_whole(weights):
+    if not is_whole(weights):
         try:
             fetch(weights)
         except AbortError as err:
@@ -107,6 +119,12 @@ def locate(name: str, local: str | None, key: str) -> Path:
             ) from err
     only = weights.files[0].name if len(weights.files) == 1 else ""
     return weights.folder / only
+
+
+def check_source(name: str, local: str | None, key: str) -> None:
+    """Raises AbortError where neither the registry nor the setting `key` has these weights."""
+    if local is None and name not in {known.name for known in registry()}:
+        raise AbortError(f"{key}: the registry has none for {name}: set it to a local file")
 
 
 def weights_digest(name: str, local: str | None) -> str:
@@ -146,7 +164,7 @@ def fetch(weights: Weights) -> Path:
             _fetch_url(weights, staged)
         for file in weights.files:
             _check(weights, file, staged / file.name)
-        if not _is_whole(weights):  # another process may have been quicker
+        if not is_whole(weights):  # another process may have been quicker
             shutil.rmtree(weights.folder, ignore_errors=True)
             staged.rename(weights.folder)
     return weights.folder
@@ -185,7 +203,7 @@ def _fetch_url(weights: Weights, staged: Path) -> None:
         raise AbortError(f"weights {weights.name}: {weights.source}: {err}") from err
 
 
-def _is_whole(weights: Weights) -> bool:
+def is_whole(weights: Weights) -> bool:
     """Whether all files are in the cache and still what was put there."""
     if not weights.is_cached:
         return False

@@ -73,7 +73,7 @@ def test_the_papers_facts():
 
 
 def test_an_unknown_model_is_a_wrong_configuration():
-    with pytest.raises(ValidationError, match="torchvision has none such; near it: r3d_18"):
+    with pytest.raises(ValidationError, match="not known; near it: r3d_18"):
         ActionModelConfig(model="r3d_19")
 
 

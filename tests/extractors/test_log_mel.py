@@ -1,12 +1,24 @@
-"""The streamed log-mel front end against librosa on the whole sound."""
+"""Both streamed log-mel front ends against librosa on the whole sound."""
 
 import librosa
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from extractors.config import LogMelConfig
-from extractors.log_mel import BLOCK, HOP, RATE, WINDOW, LogMel, mel_filters
+from extractors.log_mel import (
+    BLOCK,
+    HOP,
+    RATE,
+    WINDOW,
+    XDC_GAIN,
+    XDC_WINDOW,
+    LogMel,
+    htk_filters,
+    log_mel,
+    mel_filters,
+)
 from extractors.windows import WindowCutter
 
 SECONDS_OF_BLOCK = BLOCK * HOP / RATE
@@ -14,7 +26,7 @@ SECONDS_OF_BLOCK = BLOCK * HOP / RATE
 
 def streamed(samples, chunk=50_000, **settings):
     """The track of int16 samples that arrive in chunks."""
-    extractor = LogMel(LogMelConfig(**settings))
+    extractor = log_mel(LogMelConfig(**settings))
     extractor.setup(torch.device("cpu"))
     cutter = WindowCutter(extractor.windowing)
     windows = [window for first in range(0, len(samples), chunk)
@@ -93,3 +105,77 @@ def test_values_lie_between_the_floor_and_zero():
 def test_filters_are_librosas(bands):
     expected = librosa.filters.mel(sr=RATE, n_fft=WINDOW, n_mels=bands, fmin=20)
     np.testing.assert_allclose(mel_filters(bands), expected, atol=1e-6)
+
+
+def by_librosa_as_xdc(samples, hop):
+    """The recipe on a whole sound that is as long as its last row needs."""
+    num_rows = -(-len(samples) // hop)
+    sound = np.zeros((num_rows - 1) * hop + XDC_WINDOW)
+    kept = min(len(samples), len(sound))
+    sound[:kept] = samples[:kept] / 32768
+    spectrum = librosa.stft(sound, n_fft=XDC_WINDOW, hop_length=hop, center=False,
+                            window=np.hanning(XDC_WINDOW))  # fmt: skip
+    x = filters_written_plainly(40) @ np.abs(spectrum) ** 2 * XDC_GAIN
+    return np.array([[np.log(v) if v > np.e else v / np.e for v in row] for row in x]).T
+
+
+def filters_written_plainly(bands):
+    """VMZ's loops over bands and bins, at the bins' true frequencies."""
+    top = 1127 * np.log(1 + 8000 / 700)
+    points = [700 * (np.exp(top * k / (bands + 1) / 1127) - 1) / 62.5 for k in range(bands + 2)]
+    filters = np.zeros((bands, 129))
+    for band in range(bands):
+        start, middle, end = points[band : band + 3]
+        for i in range(129):
+            width = max(1.0, middle - start) if i < middle else max(1.0, end - middle)
+            filters[band, i] = max(0, 1 - abs(i - middle) / width)
+        filters[band] /= filters[band].sum()
+    return filters
+
+
+@pytest.mark.parametrize("hop", [0.01, 0.02, 0.0125])
+@pytest.mark.parametrize("seconds", [0.005, 0.3, 3.217, 1.3 * SECONDS_OF_BLOCK])
+def test_xdc_agrees_with_librosa(seconds, hop):
+    samples = speech_like(seconds)
+    rows = streamed(samples, front_end="xdc", hop=hop)
+    expected = by_librosa_as_xdc(samples, round(hop * RATE))
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, expected, atol=2e-3)  # float32 samples, logarithms up to 20
+
+
+def test_xdcs_wide_bands_are_librosas():
+    """Where a band's flanks are wider than a bin, VMZ's bands are HTK's, of unit sum."""
+    expected = librosa.filters.mel(sr=RATE, n_fft=XDC_WINDOW, n_mels=40, fmin=0, fmax=8000,
+                                   htk=True, norm=1)  # fmt: skip
+    np.testing.assert_allclose(htk_filters(40)[20:], expected[20:], atol=1e-6)
+    np.testing.assert_allclose(htk_filters(40).sum(axis=1), 1, atol=1e-12)
+
+
+def test_100_rows_of_xdc_are_two_seconds():
+    config = LogMelConfig(front_end="xdc")
+    assert (config.hop, config.bands) == (0.02, 40)
+    spec = log_mel(config).spec
+    assert spec.hop * 100 == pytest.approx(2)
+    assert len(streamed(speech_like(2.0), front_end="xdc")) == 100
+
+
+def test_an_xdc_row_is_centred_on_its_time():
+    samples = np.zeros(RATE, np.int16)
+    samples[8000:8003] = 20_000
+    loudest = streamed(samples, front_end="xdc", hop=0.01).mean(axis=1).argmax()
+    spec = log_mel(LogMelConfig(front_end="xdc", hop=0.01)).spec
+    assert spec.start + loudest * spec.hop == pytest.approx(8001 / RATE, abs=spec.hop / 2 + 1e-9)
+
+
+@pytest.mark.parametrize("chunk", [1_000, 7_777])
+def test_the_chunks_do_not_matter_to_xdc(chunk):
+    samples = speech_like(1.2 * SECONDS_OF_BLOCK)
+    found = streamed(samples, chunk, front_end="xdc")
+    np.testing.assert_array_equal(found, streamed(samples, 10**7, front_end="xdc"))
+
+
+def test_mcn_has_one_hop():
+    with pytest.raises(ValidationError, match=r"front_end mcn has 0.01"):
+        LogMelConfig(hop=0.02)
+    with pytest.raises(ValidationError, match="front_end"):
+        LogMelConfig(front_end="vggish")

@@ -12,7 +12,8 @@ from extractors.config import PluginConfig
 from extractors.errors import UsageError
 from extractors.plugins import GROUP, installed_plugins
 from extractors.windows import Window
-from pipeline.config import ExtractConfig, fingerprints
+from pipeline.config import ExtractConfig
+from pipeline.provenance import fingerprints
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extractors.md").read_text(encoding="utf-8")
 

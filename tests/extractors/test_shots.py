@@ -12,7 +12,7 @@ from extractors.torch_model import load_state_dict
 from extractors.tracks import Track
 from extractors.weights import locate
 from extractors.windows import WindowCutter
-from tests.extractors.test_motion_model import Stage
+from tests.extractors.test_transnet import Stage
 
 CPU = torch.device("cpu")
 

@@ -2,13 +2,14 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from extractors.errors import AbortError
-from extractors.torch_model import forward, load_state_dict, load_weights
+from extractors.torch_model import as_rows, forward, load_state_dict, load_weights, to_precision
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
 
@@ -57,3 +58,35 @@ def test_forward_computes_in_the_networks_precision_and_gives_float32():
     outputs = forward(layer, torch.ones(1, 3))
     assert outputs.dtype == torch.float32
     assert not outputs.requires_grad
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_every_precision_on_this_cpu_or_a_reason(precision):
+    layer = nn.Linear(3, 2)
+    try:
+        layer = to_precision(layer, torch.device("cpu"), precision)
+    except AbortError:  # which CPUs know float16 depends on torch
+        assert precision == "float16"
+        return
+    assert str(layer.weight.dtype) == f"torch.{precision}"
+    assert not layer.training
+
+
+def test_a_cpu_that_cannot_is_one_line(monkeypatch):
+    def refused(*_args):
+        raise RuntimeError("\"slow_conv3d\" not implemented\nfor 'Half'")
+
+    monkeypatch.setattr(nn.functional, "conv3d", refused)
+    with pytest.raises(AbortError, match=r"precision = float16: this processor cannot") as caught:
+        to_precision(nn.Linear(3, 2), torch.device("cpu"), "float16")
+    assert "\n" not in str(caught.value)
+    to_precision(nn.Linear(3, 2), torch.device("cpu"), "float32")
+
+
+def test_the_papers_last_step():
+    outputs = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(as_rows(outputs, normalise=True), [[0.6, 0.8], [0, 0]], atol=1e-7)
+    np.testing.assert_array_equal(as_rows(outputs, normalise=False), outputs)
+    for wrong in (torch.inf, torch.nan):
+        with pytest.raises(ArithmeticError, match="not finite"):
+            as_rows(torch.tensor([[1.0, wrong]]), normalise=True)
