@@ -1,6 +1,7 @@
 """A dataset: dataset.json says what its shards are, manifest.parquet joins what their rows say."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,9 @@ import pyarrow.parquet as pq
 from extractors.build import build_extractor
 from extractors.errors import AbortError, UsageError
 from pipeline import storage
-from pipeline.config import ExtractConfig, dataset_fingerprint, fingerprints
+from pipeline.config import ExtractConfig
+from pipeline.provenance import Provenance, digest, joint_fingerprint, provenance
+from pipeline.scan import BLOCK, map_shards, scan_rows
 from pipeline.settings import dump_settings
 from pipeline.shards import (
     FORMAT_VERSION,
@@ -20,23 +23,47 @@ from pipeline.shards import (
     shard_numbers,
 )
 
+MANIFEST_SCHEMA = ROW_SCHEMA.append(pa.field("shard", pa.int32())).append(
+    pa.field("tar_sha256", pa.string())
+)
+MADE_OF = b"records"
+"""Key of the manifest's metadata: the digest of the records that it is of."""
+
 
 def write_dataset_card(dataset: str, config: ExtractConfig) -> None:
-    """Publishes dataset.json and config.yaml: the resolved settings, each track's facts."""
+    """Publishes dataset.json, config.yaml and the provenance of the tracks: the resolved settings,
+    each track's facts, all that decides its numbers."""
+    tracks = provenance(config)
+    fingerprint = joint_fingerprint(tracks)
+    storage.publish_json(provenance_url(dataset, fingerprint), tracks)
     specs = {name: build_extractor(settings).spec for name, settings in config.wanted.items()}
     card = {
         "format_version": FORMAT_VERSION,
-        "fingerprint": dataset_fingerprint(config),
+        "fingerprint": fingerprint,
         "tracks": {
             name: {"dim": spec.dim, "dtype": spec.dtype, "start": spec.start, "hop": spec.hop}
             for name, spec in specs.items()
         },
-        "fingerprints": fingerprints(config),
+        "fingerprints": {name: digest(facts) for name, facts in tracks.items()},
         "config": config.model_dump(mode="json"),
     }
     storage.publish_json(storage.join(dataset, "dataset.json"), card)
     url = storage.join(dataset, "config.yaml")
     storage.publish_bytes(url, dump_settings(config).encode())
+
+
+def provenance_url(dataset: str, fingerprint: str) -> str:
+    """Where a dataset keeps what a fingerprint stands for."""
+    return storage.join(dataset, "provenance", f"{fingerprint}.json")
+
+
+def read_provenance(dataset: str, fingerprint: str) -> Provenance | None:
+    """What decided the numbers of the shards with this fingerprint; None where it is not kept."""
+    try:
+        found: Provenance = storage.read_json(provenance_url(dataset, fingerprint))
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def read_dataset_card(dataset: str) -> dict[str, Any]:
@@ -55,10 +82,17 @@ def read_dataset_card(dataset: str) -> dict[str, Any]:
     return card
 
 
-def check_version(dataset: str) -> None:
-    """Raises AbortError where a dataset of another format version is; an empty place is fine."""
-    if storage.exists(storage.join(dataset, "dataset.json")):
-        read_dataset_card(dataset)
+def check_extractable(dataset: str) -> None:
+    """An empty place is fine. Raises AbortError where a dataset of another format version is,
+    UsageError where an imported one is."""
+    if not storage.exists(storage.join(dataset, "dataset.json")):
+        return
+    imported = read_dataset_card(dataset).get("imported")
+    if imported is not None:
+        raise UsageError(
+            f"{dataset}: was imported ({imported['format']}), so there is nothing to extract it "
+            "with; `pipeline import` extends it"
+        )
 
 
 def read_dataset_config(dataset: str) -> ExtractConfig:
@@ -67,8 +101,19 @@ def read_dataset_config(dataset: str) -> ExtractConfig:
 
 
 def read_records(dataset: str) -> list[ShardRecord]:
-    """The records of all published shards, by number."""
-    return [read_record(dataset, number) for number in shard_numbers(dataset)]
+    """The records of all published shards, by number.
+
+    One that is gone since the listing (its shard is being made again) is left out.
+    """
+    found = map_shards(dataset, partial(_find_record, dataset), shard_numbers(dataset))
+    return [record for record in found if record is not None]
+
+
+def _find_record(dataset: str, number: int) -> ShardRecord | None:
+    try:
+        return read_record(dataset, number)
+    except FileNotFoundError:
+        return None
 
 
 def read_all_rows(dataset: str) -> list[dict[str, Any]]:
@@ -81,16 +126,40 @@ def read_all_rows(dataset: str) -> list[dict[str, Any]]:
 
 
 def write_manifest(dataset: str, records: Sequence[ShardRecord]) -> None:
-    """Publishes manifest.parquet: every row of every shard, with the shard and its tar's sha256."""
-    with storage.publishing(storage.join(dataset, "manifest.parquet")) as temporary:
-        pq.write_table(manifest_table(dataset, records), temporary)
+    """Publishes manifest.parquet: every row of every shard, with the shard and its tar's sha256.
+
+    One that is of these very records already is left as it is.
+    """
+    facts = [[record.number, record.tar_sha256, record.parquet_sha256] for record in records]
+    made_of = digest(facts).encode()
+    url = storage.join(dataset, "manifest.parquet")
+    if _made_of(url) == made_of:
+        return
+    schema = MANIFEST_SCHEMA.with_metadata({MADE_OF: made_of})
+    with storage.publishing(url) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for first in range(0, len(records), BLOCK):
+            block = records[first : first + BLOCK]
+            writer.write_table(
+                _manifest_rows(dataset, block).replace_schema_metadata(schema.metadata)
+            )
 
 
-def manifest_table(dataset: str, records: Sequence[ShardRecord]) -> pa.Table:
-    """What manifest.parquet is to hold."""
+def _made_of(url: str) -> bytes | None:
+    """The digest of the records that a manifest is of; None where there is none that says so."""
+    try:
+        with storage.open_binary(url) as file:
+            return (pq.read_schema(file).metadata or {}).get(MADE_OF)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+
+
+def _manifest_rows(dataset: str, records: Sequence[ShardRecord]) -> pa.Table:
+    numbers = [record.number for record in records]
+    return with_digests(scan_rows(dataset, numbers, ROW_SCHEMA.names), records)
+
+
+def with_digests(rows: pa.Table, records: Sequence[ShardRecord]) -> pa.Table:
+    """Rows of shards with the column `tar_sha256`, as the manifest has it."""
     digests = {record.number: record.tar_sha256 for record in records}
-    rows = [row | {"tar_sha256": digests[row["shard"]]} for row in read_all_rows(dataset)]
-    schema = ROW_SCHEMA.append(pa.field("shard", pa.int32())).append(
-        pa.field("tar_sha256", pa.string())
-    )
-    return pa.Table.from_pylist(rows, schema=schema)
+    column = [digests[number] for number in rows.column("shard").to_pylist()]
+    return rows.append_column(MANIFEST_SCHEMA.field("tar_sha256"), pa.array(column, pa.string()))

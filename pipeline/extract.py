@@ -1,19 +1,29 @@
-"""`run extract`: plan, run the jobs that are missing, publish the manifest."""
+"""`run extract`: hold the plan against what is published, run the jobs that are missing or stale,
+publish the manifest."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from extractors.caption_tables import build_index
 from extractors.errors import AbortError
-from pipeline.config import ExtractConfig, dataset_fingerprint
-from pipeline.dataset import check_version, read_records, write_dataset_card, write_manifest
+from extractors.preflight import provide_weights
+from extractors.weights import Weights
+from pipeline import attempts, storage
+from pipeline.config import ExtractConfig
+from pipeline.dataset import check_extractable, read_records, write_dataset_card, write_manifest
 from pipeline.jobs import Job, make_jobs
-from pipeline.plan import extend_plan, read_plan, write_plan
-from pipeline.shards import ShardRecord
+from pipeline.plan import PlanUpdate, extend_plan, read_plan, write_plan
+from pipeline.provenance import dataset_fingerprint
+from pipeline.quarantine import read_quarantine
+from pipeline.shards import ShardRecord, shard_url
 from pipeline.sources import read_source
+
+_log = logging.getLogger(__name__)
 
 Executor = Literal["local", "ray"]
 
@@ -22,9 +32,15 @@ Executor = Literal["local", "ray"]
 class Todo:
     """What a run has before it."""
 
+    update: PlanUpdate
     jobs: tuple[Job, ...]
+    """Of the shards that are missing, stale, or hold videos to be tried again."""
     done: tuple[ShardRecord, ...]
     """Shards that are there already and still true."""
+    stale: dict[int, ShardRecord]
+    """By number, the records of the shards that are to be made again."""
+    orphans: tuple[ShardRecord, ...]
+    """Shards that the plan no longer knows."""
 
     @property
     def num_videos(self) -> int:
@@ -32,32 +48,64 @@ class Todo:
         return sum(len(job.videos) for job in self.jobs)
 
 
-def plan_extract(
-    source: str, dataset: str, config: ExtractConfig, *, retry_failed: bool = False
+def compare(
+    source: str | None,
+    dataset: str,
+    config: ExtractConfig,
+    *,
+    retry: Mapping[int, Sequence[str]] | None = None,
+    prune: bool = False,
 ) -> Todo:
-    """Extends the dataset's plan by what the source lists and finds the shards to make.
+    """What a run would do; nothing is written. Without a source, the plan is as it is.
 
-    With `retry_failed`, shards that hold failed videos are made again.
-
-    Raises UsageError for a source without videos, AbortError for a dataset of another version or
-    one that cannot be written.
+    `retry` holds keys of failed videos to be tried again, by shard; `prune` drops the videos that
+    the source no longer lists. Raises UsageError for a source without videos, AbortError for a
+    dataset of another version.
     """
-    videos = read_source(source)
+    language = config.speech.caption_language if config.speech else None
+    videos = read_source(source, language) if source is not None else None
+    check_extractable(dataset)
+    plan = read_plan(dataset)
+    if videos is None:
+        update = PlanUpdate(plan, 0, (), {})
+    else:
+        update = extend_plan(plan, videos, config, prune=prune)
+    records = {record.number: record for record in read_records(dataset)}
+    quarantine = read_quarantine(dataset)
+    jobs, done = [], []
+    for job in make_jobs(dataset, update.plan, dataset_fingerprint(config), quarantine, retry):
+        record = records.pop(job.number, None)
+        if record is not None and record.job == job.digest and not job.retry:
+            done.append(record)
+        else:
+            jobs.append((job, record))
+    stale = {job.number: record for job, record in jobs if record is not None}
+    orphans = tuple(records.values())
+    return Todo(update, tuple(job for job, _ in jobs), tuple(done), stale, orphans)
+
+
+def plan_extract(
+    source: str | None,
+    dataset: str,
+    config: ExtractConfig,
+    *,
+    retry: Mapping[int, Sequence[str]] | None = None,
+    prune: bool = False,
+) -> Todo:
+    """As `compare`, and publishes the plan and the dataset's card; shards that `prune` left without
+    a video are removed.
+
+    Raises AbortError where the dataset cannot be written.
+    """
     with _aborting_on_os_errors(dataset):
-        check_version(dataset)
-        plan = extend_plan(read_plan(dataset), videos, config)
-        jobs = make_jobs(dataset, plan, dataset_fingerprint(config))
-        records = read_records(dataset)
-        write_plan(dataset, plan)
+        todo = compare(source, dataset, config, retry=retry, prune=prune)
+        if source is not None:
+            write_plan(dataset, todo.update.plan)
         write_dataset_card(dataset, config)
-    wanted = {job.number: job.digest for job in jobs}
-    done = [
-        record
-        for record in records
-        if wanted.get(record.number) == record.job and not (retry_failed and record.reasons)
-    ]
-    numbers = {record.number for record in done}
-    return Todo(tuple(job for job in jobs if job.number not in numbers), tuple(done))
+        for orphan in todo.orphans if prune else ():
+            for suffix in ("_stats.json", ".tar", ".parquet"):  # the record first: no shard
+                storage.remove(shard_url(dataset, orphan.number, suffix))
+    return todo
 
 
 def run_extract(
@@ -72,14 +120,27 @@ def run_extract(
 ) -> list[ShardRecord]:
     """Runs the jobs and publishes the manifest. Gives the records of the whole dataset.
 
-    Raises AbortError: a worker that died, a full disk, weights that are missing.
+    Weights and the table of captions are made ready first, once, not by every worker. Raises
+    AbortError: a worker that died again and again, a full disk, weights that are missing.
     """
+    made: list[ShardRecord] = []
     with _aborting_on_os_errors(dataset):
         if todo.jobs:
-            _run(todo.jobs, config, device, executor, num_workers, on_record)
-        records = read_records(dataset)
+            provide_weights(config.wanted, config.speech, config.text, on_fetch=_tell_fetch)
+            if config.speech is not None and config.speech.caption_table is not None:
+                build_index(config.speech.caption_table)
+            for record in _run(todo.jobs, config, device, executor, num_workers):
+                made.append(record)
+                on_record(record)
+            attempts.forget(dataset)
+        # not from a listing, which may lag behind in a bucket
+        records = sorted((*todo.done, *made), key=lambda record: record.number)
         write_manifest(dataset, records)
     return records
+
+
+def _tell_fetch(weights: Weights) -> None:
+    _log.info("fetching the weights of %s from %s", weights.name, weights.source)
 
 
 @contextmanager
@@ -97,11 +158,9 @@ def _run(
     device: torch.device,
     executor: Executor,
     num_workers: int,
-    on_record: Callable[[ShardRecord], None],
-) -> None:
+) -> Iterator[ShardRecord]:
     if executor == "ray":
         from pipeline.run_ray import run_ray as run  # ray takes two seconds to import
     else:
         from pipeline.run_local import run_local as run
-    for record in run(jobs, config, device, num_workers):
-        on_record(record)
+    return run(jobs, config, device, num_workers)

@@ -1,18 +1,25 @@
 """A job is the work on one shard. `run_job` knows nothing of the executors that call it."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
+from extractors.errors import Reason
 from pipeline import storage
-from pipeline.plan import PlannedVideo
+from pipeline.attempts import UNWATCHED, Watch
+from pipeline.batching import InProgress
+from pipeline.plan import PlannedVideo, read_plan
+from pipeline.provenance import digest
+from pipeline.published import PublishedShard, StoredVideo, published_shard
+from pipeline.quarantine import read_quarantine
 from pipeline.samples import VideoSample, encode_sample, write_tar
 from pipeline.shards import FORMAT_VERSION, ShardRecord, sha256_of, shard_url, write_rows
 from pipeline.sources import SourceVideo
-from pipeline.worker import InProgress, Worker
+from pipeline.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -24,92 +31,184 @@ class Job:
     videos: tuple[SourceVideo, ...]
     digest: str
     """Of the videos and the settings: a record that carries it needs no second run."""
+    quarantined: tuple[str, ...] = ()
+    """Keys of its videos that are not to be opened."""
+    retry: tuple[str, ...] = ()
+    """Keys of its failed videos that are to be tried again, though nothing has changed."""
 
 
-def make_jobs(dataset: str, plan: Sequence[PlannedVideo], fingerprint: str) -> list[Job]:
-    """The jobs of a plan, by shard number. `fingerprint` is the dataset's (pipeline.config)."""
+_facts_of = attrgetter(*(field.name for field in fields(SourceVideo)))
+
+
+def make_jobs(
+    dataset: str,
+    plan: Iterable[PlannedVideo],
+    fingerprint: str,
+    quarantine: Iterable[str] = (),
+    retry: Mapping[int, Sequence[str]] | None = None,
+) -> Iterator[Job]:
+    """The jobs of a plan, by shard number. `fingerprint` is the dataset's (pipeline.provenance);
+    `quarantine` holds keys of the dataset, `retry` keys by shard number."""
     shards: dict[int, list[SourceVideo]] = {}
     for planned in plan:
         shards.setdefault(planned.shard, []).append(planned.video)
-    return [
-        Job(dataset, number, tuple(videos), _digest(videos, fingerprint))
-        for number, videos in sorted(shards.items())
-    ]
+    aside = frozenset(quarantine)
+    for number in sorted(shards):
+        videos = tuple(shards.pop(number))
+        quarantined = tuple(video.key for video in videos if video.key in aside)
+        content = digest([fingerprint, [_facts_of(video) for video in videos], quarantined])
+        tried = tuple(retry.get(number, ())) if retry else ()
+        yield Job(dataset, number, videos, content, quarantined, tried)
 
 
-def _digest(videos: Sequence[SourceVideo], fingerprint: str) -> str:
-    content = json.dumps([fingerprint, [asdict(video) for video in videos]], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+def planned_jobs(dataset: str, fingerprint: str) -> Iterator[Job]:
+    """The jobs of a dataset's own plan, its quarantine heeded."""
+    return make_jobs(dataset, read_plan(dataset), fingerprint, read_quarantine(dataset))
 
 
-def run_job(job: Job, worker: Worker) -> ShardRecord:
+def run_job(job: Job, worker: Worker, watch: Watch = UNWATCHED) -> ShardRecord:
     """Makes one shard: tar, parquet, then its record. Killed at any point, no shard exists.
 
-    A failed video is a row; only what makes the whole shard impossible raises.
+    What an earlier run published of it and is still true is carried over. A failed video is a row;
+    only what makes the whole shard impossible raises. `watch` is of an attempt at it
+    (pipeline.attempts), told which video is being read.
     """
     started = datetime.now(UTC)
     worker.stage_seconds.clear()
-    rows: list[dict[str, Any]] = []
+    made = _Made([], Counter(), 0)
     with (
+        published_shard(job.dataset, job.number) as old,
         storage.publishing(shard_url(job.dataset, job.number, ".tar")) as tar,
         storage.publishing(shard_url(job.dataset, job.number, ".parquet")) as parquet,
     ):
-        write_tar(tar, _samples(job, worker, rows))
-        write_rows(parquet, rows)
-        record = _record(job, rows, worker, started, tar, parquet)
+        write_tar(tar, _samples(job, worker, watch, old, made))
+        write_rows(parquet, made.rows)
+        record = _record(job, made, worker, started, tar, parquet)
         # an older run's record must not vouch for the files that are about to replace its own
         storage.remove(shard_url(job.dataset, job.number, "_stats.json"))
     _publish_record(job.dataset, record)
     return record
 
 
+@dataclass
+class _Made:
+    """What is counted while a shard is written."""
+
+    rows: list[dict[str, Any]]
+    decoded_on: Counter[str]
+    carried: int
+
+
 def _samples(
-    job: Job, worker: Worker, rows: list[dict[str, Any]]
+    job: Job, worker: Worker, watch: Watch, old: PublishedShard | None, made: _Made
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    for progress, sample in worker.extract(job.videos):
-        rows.append(_row(progress, sample))
+    def find(video: SourceVideo) -> StoredVideo | None:
+        return _set_aside(job, watch, video) or _find(job, worker, old, video)
+
+    videos = _watched(job.videos, watch)
+    for progress, sample in worker.extract(videos, find, isolate=watch.isolated):
+        previous = old.rows.get(progress.video.key) if old else None
+        made.rows.append(_row(progress, sample, previous))
+        made.carried += sample is not None and progress.decoded is None
+        if progress.decoded is not None:
+            made.decoded_on[_decoder(progress)] += 1
         if sample is not None:
             yield sample.key, encode_sample(sample)
 
 
-def _row(progress: InProgress, sample: VideoSample | None) -> dict[str, Any]:
-    video, failure = progress.video, progress.failure
-    probed = progress.probed
+def _watched(videos: Iterable[SourceVideo], watch: Watch) -> Iterator[SourceVideo]:
+    for video in videos:
+        watch.start(video.key)
+        yield video
+    watch.start("")
+
+
+def _set_aside(job: Job, watch: Watch, video: SourceVideo) -> StoredVideo | None:
+    """The failure of a video that is not to be opened, None for all others."""
+    if video.key in watch.suspects:
+        return StoredVideo({"status": "failed"} | watch.blame(video))
+    if video.key not in job.quarantined:
+        return None
+    message = f"{video.uri}: put aside by `pipeline quarantine`; `--release` tries it again"
+    why = {"reason": str(Reason.QUARANTINED), "stage": "plan", "error_message": message}
+    return StoredVideo({"status": "failed"} | why)
+
+
+def _find(
+    job: Job, worker: Worker, old: PublishedShard | None, video: SourceVideo
+) -> StoredVideo | None:
+    """What the shard has of a video; a failure only where nothing speaks for trying again."""
+    stored = old.find(video) if old else None
+    if old is None or stored is None or not stored.failed:
+        return stored
+    same = stored.is_of(video) and old.record.made_by == worker.fingerprint
+    known = stored.row["reason"] in set(Reason) - {Reason.QUARANTINED}
+    return stored if same and known and video.key not in job.retry else None
+
+
+def _decoder(progress: InProgress) -> str:
+    """What decoded a video; a fall-back from NVDEC with its reason."""
+    assert progress.decoded is not None
+    decoded = progress.decoded
+    return decoded.device + (f" (NVDEC: {decoded.fallback})" if decoded.fallback else "")
+
+
+def _row(
+    progress: InProgress, sample: VideoSample | None, previous: dict[str, Any] | None
+) -> dict[str, Any]:
+    """A video's row of the parquet; what was not opened keeps what the previous one found."""
+    video, failure, probed = progress.video, progress.failure, progress.probed
+    kept = previous if previous and not progress.opened else {}
+    tracks = sample.meta["tracks"] if sample else {}
     return {
         "key": video.key,
         "uri": video.uri,
-        "content_id": progress.content_id,
+        "version": video.version,
+        "content_id": progress.content_id or kept.get("content_id"),
         "status": "failed" if failure else "success",
         "reason": failure and str(failure.reason),
         "stage": failure and failure.stage,
         "error_message": failure and failure.message,
-        "attempts": 1,
+        "attempts": _attempts(progress, previous),
         "duration": sample.duration if sample else probed and probed.duration,
         "label": video.label,
         "split": video.split,
         "text_source": (sample and sample.meta["text_source"]) or None,
         "num_segments": len(sample.segments) if sample else 0,
-        "rows": {name: len(t.rows) for name, t in sample.tracks.items()} if sample else {},
+        "rows": {name: facts["rows"] for name, facts in tracks.items() if facts["rows"]},
     }
 
 
+def _attempts(progress: InProgress, previous: dict[str, Any] | None) -> int:
+    """How often the video was opened since it last succeeded, this time included."""
+    before = previous["attempts"] if previous else 0
+    if not progress.opened:
+        return int(before)
+    return int(before) + 1 if previous and previous["status"] == "failed" else 1
+
+
 def _record(
-    job: Job, rows: list[dict[str, Any]], worker: Worker, started: datetime, tar: Any, parquet: Any
+    job: Job, made: _Made, worker: Worker, started: datetime, tar: Path, parquet: Path
 ) -> ShardRecord:
-    reasons = [row["reason"] for row in rows if row["reason"]]
+    reasons = Counter(row["reason"] for row in made.rows if row["reason"])
+    seconds = sum(row["duration"] or 0 for row in made.rows if not row["reason"])
+    stages = {name: round(spent, 3) for name, spent in worker.stage_seconds.items()}
     return ShardRecord(
         number=job.number,
-        count=len(rows),
-        successes=len(rows) - len(reasons),
-        reasons={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        count=len(made.rows),
+        successes=len(made.rows) - reasons.total(),
+        reasons=dict(sorted(reasons.items())),
         tar_sha256=sha256_of(tar),
         tar_bytes=tar.stat().st_size,
         parquet_sha256=sha256_of(parquet),
         job=job.digest,
-        stage_seconds={name: round(s, 3) for name, s in sorted(worker.stage_seconds.items())},
-        video_seconds=round(sum(row["duration"] or 0 for row in rows if not row["reason"]), 3),
+        stage_seconds={name: spent for name, spent in sorted(stages.items()) if spent},
+        video_seconds=round(seconds, 3),
         started=started.isoformat(timespec="seconds"),
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        made_by=worker.fingerprint,
+        decoded_on=dict(sorted(made.decoded_on.items())),
+        carried=made.carried,
     )
 
 

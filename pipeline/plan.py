@@ -1,10 +1,12 @@
 """The plan: which video is in which shard. Appended to, never reshuffled.
 
-It is fixed by the source's order and the settings, never by the number of workers.
+It is fixed by the source's order and the settings, never by the number of workers. Written and read
+by columns and in batches: a plan may hold millions of videos.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +15,7 @@ from pipeline import storage
 from pipeline.config import ExtractConfig
 from pipeline.sources import SourceVideo
 
-PLAN_SCHEMA = pa.schema(
+VIDEO_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("uri", pa.string()),
@@ -23,17 +25,31 @@ PLAN_SCHEMA = pa.schema(
         ("version", pa.string()),
         ("label", pa.string()),
         ("split", pa.string()),
-        ("shard", pa.int32()),
     ]
 )
+PLAN_SCHEMA = VIDEO_SCHEMA.append(pa.field("shard", pa.int32()))
+BATCH_ROWS = 10_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedVideo:
     """One row of the plan."""
 
     video: SourceVideo
     shard: int
+
+
+@dataclass(frozen=True)
+class PlanUpdate:
+    """A plan held against what the source lists now."""
+
+    plan: list[PlannedVideo]
+    added: int
+    """Videos that are new, in new shards."""
+    unlisted: tuple[str, ...]
+    """Keys that the source no longer lists: kept, unless they were to be pruned."""
+    renamed: dict[str, str]
+    """Old key to new: same size and time of change. They keep their place."""
 
 
 def plan_url(dataset: str) -> str:
@@ -45,35 +61,82 @@ def read_plan(dataset: str) -> list[PlannedVideo]:
     """The plan of a dataset; empty where there is none yet."""
     if not storage.exists(plan_url(dataset)):
         return []
-    content = storage.read_bytes(plan_url(dataset))
-    rows = pq.read_table(pa.BufferReader(content), schema=PLAN_SCHEMA).to_pylist()
-    return [PlannedVideo(shard=row.pop("shard"), video=SourceVideo(**row)) for row in rows]
+    with storage.open_binary(plan_url(dataset)) as file:
+        batches = pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=PLAN_SCHEMA.names)
+        return [planned for batch in batches for planned in _from_batch(batch)]
+
+
+def _from_batch(batch: pa.RecordBatch) -> Iterator[PlannedVideo]:
+    columns = [batch.column(name).to_pylist() for name in VIDEO_SCHEMA.names]
+    shards = batch.column("shard").to_pylist()
+    for facts, shard in zip(zip(*columns, strict=True), shards, strict=True):
+        yield PlannedVideo(SourceVideo(**dict(zip(VIDEO_SCHEMA.names, facts, strict=True))), shard)
 
 
 def write_plan(dataset: str, plan: Sequence[PlannedVideo]) -> None:
     """Publishes the plan."""
-    rows = [asdict(planned.video) | {"shard": planned.shard} for planned in plan]
-    with storage.publishing(plan_url(dataset)) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA), temporary)
+    with (
+        storage.publishing(plan_url(dataset)) as temporary,
+        pq.ParquetWriter(temporary, PLAN_SCHEMA) as writer,
+    ):
+        for first in range(0, len(plan), BATCH_ROWS):
+            writer.write_batch(_to_batch(plan[first : first + BATCH_ROWS]))
+
+
+def _to_batch(plan: Sequence[PlannedVideo]) -> pa.RecordBatch:
+    columns = [
+        pa.array([getattr(planned.video, field.name) for planned in plan], field.type)
+        for field in VIDEO_SCHEMA
+    ]
+    shards = pa.array([planned.shard for planned in plan], pa.int32())
+    return pa.RecordBatch.from_arrays([*columns, shards], schema=PLAN_SCHEMA)
 
 
 def extend_plan(
-    plan: Sequence[PlannedVideo], videos: Iterable[SourceVideo], config: ExtractConfig
-) -> list[PlannedVideo]:
+    plan: Sequence[PlannedVideo],
+    videos: Iterable[SourceVideo],
+    config: ExtractConfig,
+    *,
+    prune: bool = False,
+) -> PlanUpdate:
     """The old plan with each known video's facts renewed, then new videos in new shards.
 
-    Videos that the source no longer lists stay: a dataset does not lose what it has.
+    Videos that the source no longer lists stay, unless `prune`: a dataset does not lose what it
+    has. One that was renamed keeps its shard under its new key.
     """
     listed = {video.key: video for video in videos}
-    kept = [replace(old, video=listed.pop(old.video.key, old.video)) for old in plan]
+    unlisted = [old.video for old in plan if old.video.key not in listed]
+    renamed = _renamed(unlisted, listed, plan)
+    gone = {video.key for video in unlisted} - renamed.keys()
+    kept = [
+        replace(old, video=listed.pop(renamed.get(old.video.key, old.video.key), old.video))
+        for old in plan
+        if not (prune and old.video.key in gone)
+    ]
     first = max((old.shard for old in plan), default=-1) + 1
-    new_shards = _fill_shards(listed.values(), config)
     new = [
         PlannedVideo(video, first + number)
-        for number, shard in enumerate(new_shards)
+        for number, shard in enumerate(_fill_shards(listed.values(), config))
         for video in shard
     ]
-    return kept + new
+    return PlanUpdate(kept + new, len(new), tuple(sorted(gone)), renamed)
+
+
+def _renamed(
+    unlisted: Sequence[SourceVideo], listed: dict[str, SourceVideo], plan: Sequence[PlannedVideo]
+) -> dict[str, str]:
+    """Old key to new, where just one new video has the version of just one that is gone."""
+    if not unlisted:
+        return {}
+    known = {planned.video.key for planned in plan}
+    fresh = [video for video in listed.values() if video.key not in known]
+    times = Counter(video.version for video in (*unlisted, *fresh))
+    by_version = {video.version: video.key for video in fresh if video.version}
+    return {
+        video.key: by_version[video.version]
+        for video in unlisted
+        if video.version in by_version and times[video.version] == 2
+    }
 
 
 def _fill_shards(

@@ -16,7 +16,7 @@ import webdataset as wds
 from numpy.typing import NDArray
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from extractors.tracks import Segment, Track
+from extractors.tracks import Segment, Track, Word
 from pipeline import storage
 from pipeline.shards import shard_numbers, shard_url
 
@@ -32,10 +32,14 @@ class VideoSample:
     """By name; a track that the video cannot have (no sound, no picture) is absent."""
     segments: tuple[Segment, ...] = ()
     text: NDArray[np.generic] | None = field(default=None, repr=False)
-    """(S, D), row i is the vector of segment i; None where there are no segments."""
+    """(S, D), row i is the vector of segment i; of word vectors (R, D). None without rows."""
+    text_offsets: NDArray[np.generic] | None = None
+    """(S + 1,) int64, of word vectors: segment i has the rows `offsets[i]:offsets[i + 1]`."""
     proxy: bytes | None = field(default=None, repr=False)
     """A small mp4 of the video (extractors.proxy), empty for one without a picture; None where
     none was asked for."""
+    carried: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """Members that are copied as they lie in an earlier shard; none in a sample that was read."""
 
     @property
     def duration(self) -> float:
@@ -49,21 +53,26 @@ def encode_sample(sample: VideoSample) -> dict[str, bytes]:
     A track that the video cannot have is an empty array: every sample of a shard has the same
     members, as some readers want (Hugging Face datasets).
     """
-    members = {"meta.json": _json_bytes(sample.meta)}
     segments = [
         {"start": s.start, "end": s.end, "text": s.text, "source": s.source}
+        | ({"words": [[w.start, w.end, w.text] for w in s.words]} if s.words else {})
         for s in sample.segments
     ]
-    members["transcript.json"] = _json_bytes(segments)
+    members = {
+        "meta.json": _json_bytes(sample.meta),
+        "transcript.json": _json_bytes(segments),
+    }
     for name, facts in sample.meta["tracks"].items():
         track = sample.tracks.get(name)
         empty = np.zeros((0, facts.get("dim", 0)), facts.get("dtype", "float16"))
         members[f"{name}.npy"] = _npy_bytes(empty if track is None else track.rows)
     if sample.text is not None:
         members["text.npy"] = _npy_bytes(sample.text)
+    if sample.text_offsets is not None:
+        members["text_offsets.npy"] = _npy_bytes(sample.text_offsets)
     if sample.proxy is not None:
         members["proxy.mp4"] = sample.proxy
-    return members
+    return members | sample.carried
 
 
 def write_tar(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> None:
@@ -87,7 +96,7 @@ def read_shard(dataset: str, number: int, tracks: set[str] | None = None) -> Ite
 
     def wanted(name: str) -> bool:
         member, _, kind = name.partition(".")[2].rpartition(".")
-        return tracks is None or kind == "json" or member in tracks
+        return tracks is None or kind == "json" or member.removesuffix("_offsets") in tracks
 
     with storage.open_binary(shard_url(dataset, number, ".tar")) as stream:
         files = tar_file_expander([{"url": "shard", "stream": stream}], select_files=wanted)
@@ -120,10 +129,19 @@ def decode_sample(raw: dict[str, Any]) -> VideoSample:
         key=raw["__key__"],
         meta=meta,
         tracks=tracks,
-        segments=tuple(Segment(**piece) for piece in json.loads(raw["transcript.json"])),
+        segments=tuple(decode_segments(raw["transcript.json"])),
         text=text if text is not None and len(text) else None,
+        text_offsets=_load_npy(raw["text_offsets.npy"]) if "text_offsets.npy" in raw else None,
         proxy=raw.get("proxy.mp4") or None,
     )
+
+
+def decode_segments(transcript: bytes) -> list[Segment]:
+    """The segments of a transcript.json."""
+    return [
+        Segment(**piece | {"words": tuple(Word(*word) for word in piece.get("words", ()))})
+        for piece in json.loads(transcript)
+    ]
 
 
 def _json_bytes(value: Any) -> bytes:

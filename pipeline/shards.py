@@ -6,12 +6,13 @@ shards/000000_stats.json   the record, published last: without it there is no sh
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from extractors.errors import AbortError
 from pipeline import storage
@@ -22,6 +23,7 @@ ROW_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("uri", pa.string()),
+        ("version", pa.string()),  # SourceVideo.version: as the source listed it
         ("content_id", pa.string()),
         ("status", pa.string()),  # 'success' or 'failed'
         ("reason", pa.string()),  # extractors.errors.Reason, null on success
@@ -57,11 +59,21 @@ class ShardRecord:
     """Sum of the durations of its videos."""
     started: str
     ended: str
+    made_by: str = ""
+    """Fingerprint of the settings that made it; the dataset's provenance/FINGERPRINT.json has them
+    in full."""
+    decoded_on: dict[str, int] = field(default_factory=dict)
+    """Videos by what decoded them when they were decoded: cpu, cuda, `cpu (NVDEC: why not)`."""
+    carried: int = 0
+    """Videos of which nothing had to be decoded again."""
 
     @property
     def name(self) -> str:
         """`000000`."""
         return shard_name(self.number)
+
+
+_RECORD = TypeAdapter(ShardRecord)
 
 
 def shard_name(number: int) -> str:
@@ -106,9 +118,11 @@ def read_record(dataset: str, number: int) -> ShardRecord:
     if version != FORMAT_VERSION:
         raise AbortError(f"{url}: format version {version!r}, this program reads {FORMAT_VERSION}")
     try:
-        return ShardRecord(**fields)
-    except TypeError as err:
-        raise AbortError(f"{url}: not a shard's record: {err}") from err
+        return _RECORD.validate_python(fields)
+    except ValidationError as err:
+        wrong = err.errors()[0]
+        where = ".".join(map(str, wrong["loc"]))
+        raise AbortError(f"{url}: not a shard's record: {where}: {wrong['msg']}") from err
 
 
 def read_rows(dataset: str, number: int) -> list[dict[str, Any]]:

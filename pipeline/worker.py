@@ -9,8 +9,8 @@ import errno
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,94 +18,33 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.build import build_extractor
-from extractors.captions import find_captions, read_captions
+from extractors.caption_names import INFO_SUFFIX
+from extractors.captions import Captions, locate_captions, read_located
 from extractors.decode import Chunk, Decoded, decode, uses_nvdec
 from extractors.errors import Reason, UsageError, VideoError
-from extractors.extractor import Extractor
 from extractors.probe import Probe, probe
 from extractors.proxy import ProxyWriter, check_encoders
 from extractors.speech import SpeechRecogniser
-from extractors.text import SentenceEncoder
-from extractors.tracks import Segment, Track
-from extractors.views import SoundView, View
+from extractors.text import build_text_encoder
+from extractors.tracks import Track
+from extractors.views import View
 from extractors.windows import Window, WindowCutter
 from pipeline import storage
-from pipeline.config import ExtractConfig, fingerprints
+from pipeline.batching import Batcher, InProgress, blaming
+from pipeline.config import ExtractConfig
+from pipeline.metadata import describe
+from pipeline.provenance import digest, joint_fingerprint, made_with, provenance
+from pipeline.published import StoredVideo
 from pipeline.samples import VideoSample
 from pipeline.sources import SourceVideo
 
-# What a network may raise on one video's input; anything else is a bug and ends the run.
-EXTRACTOR_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
+Find = Callable[[SourceVideo], StoredVideo | None]
+"""What an earlier run has of a video; a failed one is not tried again."""
 
 
-@dataclass
-class InProgress:
-    """A video between its first frame and its last row."""
-
-    video: SourceVideo
-    probed: Probe | None = None
-    decoded: Decoded | None = None
-    content_id: str | None = None
-    rows: dict[str, list[NDArray[np.float32]]] = field(default_factory=lambda: defaultdict(list))
-    num_waiting: int = 0
-    """Windows of it that wait in a batch."""
-    pieces_heard: int = 0
-    """Windows of sound that speech recognition has had."""
-    segments: list[Segment] = field(default_factory=list)
-    proxy: bytes | None = None
-    """Its small mp4; empty where it has no picture, None where none is wanted."""
-    failure: VideoError | None = None
-    closed: bool = False
-    """No further window will come."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether all its rows are there."""
-        return self.closed and self.num_waiting == 0
-
-
-class Batcher:
-    """Windows of many videos, in order, to batches of one extractor."""
-
-    def __init__(self, name: str, extractor: Extractor) -> None:
-        self.name = name
-        self.extractor = extractor
-        self._waiting: list[tuple[InProgress, Window]] = []
-
-    def add(self, owner: InProgress, window: Window) -> None:
-        """Queues a window; a full batch runs at once."""
-        owner.num_waiting += 1
-        self._waiting.append((owner, window))
-        if len(self._waiting) >= self.extractor.batch_size:
-            self.flush()
-
-    def flush(self) -> None:
-        """Runs what waits; a batch that fails again window by window, to find the culprit."""
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        try:
-            found = self.extractor.extract([window for _, window in waiting])
-        except EXTRACTOR_ERRORS:
-            for owner, window in waiting:
-                self._extract_alone(owner, window)
-            return
-        for (owner, _), rows in zip(waiting, found, strict=True):
-            self._deliver(owner, rows)
-
-    def _extract_alone(self, owner: InProgress, window: Window) -> None:
-        try:
-            with _blaming(owner.video, self.name):
-                (rows,) = self.extractor.extract([window])
-        except VideoError as err:
-            owner.failure = err
-            owner.num_waiting -= 1
-        else:
-            self._deliver(owner, rows)
-
-    def _deliver(self, owner: InProgress, rows: NDArray[np.float32]) -> None:
-        owner.rows[self.name].append(rows)
-        owner.num_waiting -= 1
+def nothing_stored(_video: SourceVideo) -> StoredVideo | None:
+    """For videos that are seen for the first time."""
+    return None
 
 
 class Worker:
@@ -119,13 +58,16 @@ class Worker:
         ]
         speech = config.speech
         self._speech = SpeechRecogniser(speech) if speech and speech.recognise else None
-        self._text = SentenceEncoder(config.text) if speech and config.text else None
-        self._fingerprints = fingerprints(config)
+        self._text = build_text_encoder(config.text) if speech and config.text else None
+        self.provenance = provenance(config)
+        self.fingerprints = {name: digest(facts) for name, facts in self.provenance.items()}
+        self.fingerprint = joint_fingerprint(self.provenance)
         self.stage_seconds: dict[str, float] = defaultdict(float)
 
     def __enter__(self) -> "Worker":
         torch.set_num_threads(self._config.threads)
         self._nvdec = uses_nvdec(self._config.decode, gpu=self._device.type == "cuda")
+        self._made_with = made_with()
         if self._config.proxy is not None:
             check_encoders()
         for model in self._models():
@@ -141,57 +83,123 @@ class Worker:
         return [batcher.extractor for batcher in self._batchers] + optional
 
     def extract(
-        self, videos: Iterable[SourceVideo]
+        self,
+        videos: Iterable[SourceVideo],
+        find: Find = nothing_stored,
+        *,
+        isolate: bool = False,
     ) -> Iterator[tuple[InProgress, VideoSample | None]]:
         """Each video in the order given, with its sample, or None where it failed.
 
-        A video is given as soon as its last row is there: at most one batch of each extractor
-        later than its last frame.
+        What `find` gives of a video and is still true is not made again. A video is given as soon
+        as its last row is there: at most one batch of each extractor later than its last frame.
+        With `isolate` no batch holds windows of two videos.
         """
         queue: list[InProgress] = []
         for video in videos:
-            queue.append(self._read(video))
+            queue.append(self._read(video, find(video)))
+            if isolate:
+                self._flush()
             while queue and queue[0].complete:
                 yield self._result(queue.pop(0))
-        with self._timed("extract"):
-            for batcher in self._batchers:
-                batcher.flush()
+        self._flush()
         for progress in queue:
             yield self._result(progress)
 
-    def _read(self, video: SourceVideo) -> InProgress:
+    def _flush(self) -> None:
+        for batcher in self._batchers:
+            with self._timed(batcher.name):
+                batcher.flush()
+
+    def _read(self, video: SourceVideo, stored: StoredVideo | None) -> InProgress:
         """Decodes one video, feeding every extractor; what fails is kept in `failure`."""
         progress = InProgress(video)
         try:
-            with _local_copy(video.uri, Reason.NOT_FOUND, "fetch") as path:
-                with self._timed("probe"):
-                    progress.probed = probe(path, self._config.decode)
-                    progress.content_id = content_id(path)
-                captions = self._captions(video, path)
-                progress.segments = captions or []
-                self._decode(progress, path, want_sound=captions is None)
+            if stored is not None and stored.failed:
+                raise _failure_of(stored)
+            if stored is not None and stored.is_of(video):
+                self._carry(progress, stored, captions_id=stored.captions_id)
+            if self._missing(progress) - {"text"}:
+                self._open(progress, stored)
         except VideoError as err:
             progress.failure = err
         progress.closed = True
         return progress
 
-    def _captions(self, video: SourceVideo, path: str) -> list[Segment] | None:
-        """Segments from a caption file, None where there is none."""
-        if self._config.speech is None or not self._config.speech.captions:
-            return None
-        with self._timed("captions"):
+    def _missing(self, progress: InProgress) -> set[str]:
+        """Names of what is to be made."""
+        return self.fingerprints.keys() - progress.carried
+
+    def _carry(self, progress: InProgress, stored: StoredVideo, captions_id: str) -> None:
+        """Takes over what is still true of a stored video whose file is the same."""
+        current = stored.current(self.fingerprints)
+        if captions_id != stored.captions_id:
+            current -= {"transcript", "text"}
+        if not current:
+            return
+        progress.stored, progress.carried = stored, current
+        progress.content_id, progress.captions_id = stored.meta["content_id"], captions_id
+        if "transcript" in current:
+            progress.segments = stored.segments
+            progress.transcript = stored.meta["transcript"]
+
+    def _open(self, progress: InProgress, stored: StoredVideo | None) -> None:
+        """Reads the file for what is missing. A file that only looks changed is known by its
+        bytes."""
+        video = progress.video
+        progress.opened = True
+        with _local_copy(video.uri, Reason.NOT_FOUND, "fetch") as path:
+            with self._timed("probe"):
+                progress.probed = probe(path, self._config.decode)
+                if progress.content_id is None:
+                    progress.content_id = content_id(path)
+            with self._captions(progress, path) as captions:
+                progress.captions_id = captions.digest if captions else ""
+                if stored and not progress.carried and self._same_file(progress, stored):
+                    self._carry(progress, stored, progress.captions_id)
+                if captions and "transcript" in self._missing(progress):
+                    with self._timed("captions"):
+                        self._read_captions(progress, captions)
+            if self._missing(progress) - {"text"}:
+                self._decode(progress, path, want_sound=not captions)
+
+    @staticmethod
+    def _same_file(progress: InProgress, stored: StoredVideo) -> bool:
+        return bool(stored.meta["content_id"] == progress.content_id)
+
+    @contextlib.contextmanager
+    def _captions(self, progress: InProgress, path: str) -> Iterator[Captions | None]:
+        """Where the video's captions are, None where there are none or none are wanted."""
+        video, speech = progress.video, self._config.speech
+        with contextlib.ExitStack() as stack:
+            if speech is None or not speech.captions:
+                yield None
+                return
+            given = None
             if video.captions is not None:
-                with _local_copy(video.captions, Reason.BAD_CAPTIONS, "captions") as local:
-                    return read_captions(local)
-            beside = find_captions(path)
-            return read_captions(beside) if beside else None
+                _refuse_remote_table(video.captions)
+                copy = _local_copy(video.captions, Reason.BAD_CAPTIONS, "captions")
+                given = stack.enter_context(copy)
+            with self._timed("captions"):
+                ids = (PurePosixPath(video.path).stem, video.key)
+                found = locate_captions(
+                    path, speech, self._config.decode, ids=ids, given=given, probed=progress.probed
+                )
+            yield found
+
+    def _read_captions(self, progress: InProgress, captions: Captions) -> None:
+        progress.segments = read_located(captions, progress.probed, self._config.decode)
+        progress.transcript = captions.facts
 
     def _decode(self, progress: InProgress, path: str, *, want_sound: bool) -> None:
         assert progress.probed is not None
         consumers = self._consumers(progress, want_sound=want_sound)
+        wants_proxy = self._config.proxy is not None and "proxy" in self._missing(progress)
+        if progress.carried and not consumers and not wants_proxy:
+            return
         views = [view for view, _, _ in consumers]
         started, consumed_before = time.monotonic(), self._consumed()
-        with self._proxy_writer(progress.probed, path) as proxy:
+        with self._proxy_writer(progress.probed, path, wanted=wants_proxy) as proxy:
             views += proxy.views if proxy else ()
             for chunk in decode(
                 path, progress.probed, views, self._config.decode, cuda=self._nvdec
@@ -206,7 +214,7 @@ class Worker:
             if proxy:
                 with self._timed("proxy"):
                     progress.proxy = proxy.finish()
-            elif self._config.proxy is not None:
+            elif wants_proxy:
                 progress.proxy = b""
         for _, cutter, batcher in consumers:
             self._take(cutter.finish(), batcher, progress)
@@ -214,27 +222,30 @@ class Worker:
         self.stage_seconds["decode"] += time.monotonic() - started - consumed
 
     def _proxy_writer(
-        self, probed: Probe, path: str
+        self, probed: Probe, path: str, *, wanted: bool
     ) -> contextlib.AbstractContextManager[ProxyWriter | None]:
         """What makes the proxy of a video; None where none is wanted or there is no picture."""
         config, decoding = self._config.proxy, self._config.decode
-        if config is None or probed.picture is None:
+        if config is None or not wanted or probed.picture is None:
             return contextlib.nullcontext()
         return ProxyWriter(path, config, decoding, probed.duration)
 
     def _consumed(self) -> float:
         """Seconds that those who take the decoder's chunks have spent so far."""
-        return sum(self.stage_seconds[stage] for stage in ("extract", "speech", "proxy"))
+        stages = [batcher.name for batcher in self._batchers]
+        return sum(self.stage_seconds[stage] for stage in (*stages, "speech", "proxy"))
 
     def _consumers(
         self, progress: InProgress, *, want_sound: bool
     ) -> list[tuple[View, WindowCutter, Batcher | None]]:
         """Who takes which view of this video; None is the speech recogniser."""
+        missing = self._missing(progress)
         consumers: list[tuple[View, WindowCutter, Batcher | None]] = [
             (batcher.extractor.view, WindowCutter(batcher.extractor.windowing), batcher)
             for batcher in self._batchers
+            if batcher.name in missing
         ]
-        if want_sound and self._speech is not None:
+        if self._speech is not None and want_sound and "transcript" in missing:
             consumers.append((self._speech.view, WindowCutter(self._speech.windowing), None))
         return consumers
 
@@ -253,12 +264,13 @@ class Worker:
     ) -> None:
         for window in windows:
             if batcher is not None:
-                with self._timed("extract"):
+                with self._timed(batcher.name):
                     batcher.add(progress, window)
             elif self._speech is not None:
-                with self._timed("speech"), _blaming(progress.video, "speech"):
-                    progress.segments += self._speech.recognise(window, progress.pieces_heard)
-                progress.pieces_heard += 1
+                with self._timed("speech"), blaming(progress.video, "speech"):
+                    heard = self._speech.hear(window, progress.pieces_heard)
+                progress.segments += heard.segments
+                progress.hear(heard.language, heard.language_probability)
 
     def _result(self, progress: InProgress) -> tuple[InProgress, VideoSample | None]:
         sample = None
@@ -277,64 +289,35 @@ class Worker:
                 for batcher in self._batchers
                 if progress.rows[batcher.name]
             }
-        text = None
-        if self._text is not None:
-            with self._timed("text"), _blaming(progress.video, "text"):
-                vectors = self._text.encode([segment.text for segment in progress.segments])
-                text = vectors.astype(self._text.dtype)
+        text = offsets = None
+        if self._text is not None and "text" not in progress.carried:
+            with self._timed("text"), blaming(progress.video, "text"):
+                found = self._text.encode_rows([segment.text for segment in progress.segments])
+            text = found.rows.astype(self._text.dtype)
+            offsets = found.offsets if self._config.has_word_vectors else None
         return VideoSample(
             key=progress.video.key,
-            meta=self._meta(progress, tracks),
+            meta=describe(progress, self._batchers, tracks, self._config.proxy, self._made()),
             tracks=tracks,
             segments=tuple(progress.segments),
             text=text,
+            text_offsets=offsets,
             proxy=progress.proxy,
+            carried=progress.stored.members_of(progress.carried) if progress.stored else {},
         )
+
+    def _made(self) -> dict[str, dict[str, Any]]:
+        """The provenance that meta.json tells of what this worker makes."""
+        return {
+            name: facts | self._made_with | {"fingerprint": self.fingerprints[name]}
+            for name, facts in self.provenance.items()
+        }
 
     def _track(self, batcher: Batcher, progress: InProgress) -> Track:
         spec = batcher.extractor.spec
-        with _blaming(progress.video, batcher.name):
-            rows = batcher.extractor.finish(np.concatenate(progress.rows[batcher.name]))
+        with blaming(progress.video, batcher.name):
+            rows = batcher.extractor.finish(_joined(progress.rows.pop(batcher.name)))
         return Track(rows.astype(spec.dtype), start=spec.start, hop=spec.hop)
-
-    def _meta(self, progress: InProgress, tracks: dict[str, Track]) -> dict[str, Any]:
-        """meta.json: what the video is, what its tracks are and what made them."""
-        assert progress.probed is not None
-        assert progress.decoded is not None
-        video, probed, decoded = progress.video, progress.probed, progress.decoded
-        declared = probed.duration if decoded.damage is None else None
-        return {
-            "path": video.path,
-            "content_id": progress.content_id,
-            "label": video.label,
-            "split": video.split,
-            "duration": round(declared or decoded.duration, 3),
-            "damage": decoded.damage or "",
-            "decoded_on": decoded.device,
-            "decode_fallback": decoded.fallback,
-            "picture": probed.picture and {
-                "codec": probed.picture.codec,
-                "height": probed.picture.height,
-                "width": probed.picture.width,
-                "rate": probed.picture.rate,
-            },
-            "sound": probed.sound and {"codec": probed.sound.codec},
-            "text_source": progress.segments[0].source if progress.segments else "",
-            "tracks": {
-                batcher.name: _track_facts(batcher.extractor, tracks.get(batcher.name), probed)
-                for batcher in self._batchers
-            },
-            "fingerprints": self._fingerprints,
-            **self._proxy_facts(progress),
-        }  # fmt: skip
-
-    def _proxy_facts(self, progress: InProgress) -> dict[str, Any]:
-        """Where proxies are wanted, what meta.json says of this one."""
-        config = self._config.proxy
-        if config is None:
-            return {}
-        rate = config.rate if progress.proxy else 0.0
-        return {"proxy": {"rate": rate, "absent": "" if progress.proxy else "no picture"}}
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -345,34 +328,30 @@ class Worker:
             self.stage_seconds[stage] += time.monotonic() - started
 
 
-def _track_facts(extractor: Extractor, track: Track | None, probed: Probe) -> dict[str, Any]:
-    """What meta.json says of a track. The same keys for one that is absent (no rows, and why), so
-    that readers which want every sample of a shard alike are served."""
-    spec = extractor.spec
-    if track is not None:
-        absent = ""
-    elif isinstance(extractor.view, SoundView):
-        absent = "the sound is too short for a row" if probed.sound else "no sound track"
-    else:
-        absent = "the picture is too short for a row" if probed.picture else "no picture"
-    return {
-        "start": spec.start,
-        "hop": spec.hop,
-        "rows": 0 if track is None else len(track.rows),
-        "dim": spec.dim,
-        "dtype": spec.dtype,
-        "absent": absent,
-    }
+def _joined(blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The blocks one after the other; each is freed as it is copied, for hours of rows."""
+    rows = np.empty((sum(map(len, blocks)), *blocks[0].shape[1:]), np.float32)
+    end = len(rows)
+    while blocks:
+        block = blocks.pop()
+        rows[end - len(block) : end] = block
+        end -= len(block)
+    return rows
 
 
-@contextlib.contextmanager
-def _blaming(video: SourceVideo, stage: str) -> Iterator[None]:
-    """What a model raises on one video's input is that video's failure."""
-    try:
-        yield
-    except EXTRACTOR_ERRORS as err:
-        message = f"{video.uri}: {stage}: {type(err).__name__}: {err}"
-        raise VideoError(Reason.EXTRACTOR_ERROR, stage, message) from err
+def _failure_of(stored: StoredVideo) -> VideoError:
+    row = stored.row
+    return VideoError(Reason(row["reason"]), row["stage"], row["error_message"])
+
+
+def _refuse_remote_table(captions: str) -> None:
+    """A table of many videos' captions would be fetched once a video."""
+    if "://" in captions and captions.endswith(".json") and not captions.endswith(INFO_SUFFIX):
+        message = (
+            f"{captions}: a remote table of captions; copy it to every worker's disk and give its "
+            "path as extract.speech.caption_table"
+        )
+        raise VideoError(Reason.BAD_CAPTIONS, "captions", message)
 
 
 @contextlib.contextmanager

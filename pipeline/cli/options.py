@@ -2,7 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -17,6 +17,21 @@ Dataset = Annotated[str, typer.Option(help="Folder or URL of the dataset.")]
 ExecutorOption = Annotated[str, typer.Option("--executor", help="local or ray.")]
 Workers = Annotated[int, typer.Option(help="Worker processes, or actors of Ray.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Prune = Annotated[
+    bool, typer.Option("--prune", help="Drop videos that the source no longer lists.")
+]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Work although another run seems to be at it.")
+]
+MetricsFile = Annotated[
+    str | None,
+    typer.Option(help="Prometheus metrics go here; by default to metrics.prom of the dataset."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", help="A condition, as in reason=timeout or key!=test_*. May repeat."),
+]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Preset = Annotated[str, typer.Option(help="embedded, reference or mcn_official.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file over the preset.", dir_okay=False)
@@ -26,6 +41,13 @@ Sets = Annotated[
     typer.Option("--set", help="One setting over all, as in train.epochs=10. May be repeated."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def check_executor(name: str) -> Literal["local", "ray"]:
+    """The executor of that name. Raises UsageError."""
+    if name not in ("local", "ray"):
+        raise UsageError(f"--executor {name}: allowed are local and ray")
+    return cast(Literal["local", "ray"], name)
 
 
 def load_config(preset: str, file: Path | None, sets: list[str] | None) -> "PipelineConfig":

@@ -1,17 +1,14 @@
 """`pipeline run extract|train|index|all`."""
 
-import time
-from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extractors.errors import UsageError
 from pipeline.cli import options, show
+from pipeline.cli.extraction import Means, failed_by_shard, refuse_foreign, run_extract
 
 if TYPE_CHECKING:
     from pipeline.cli.config import PipelineConfig
-    from pipeline.shards import ShardRecord
     from training.loop import TrainProgress
 
 app = typer.Typer(no_args_is_help=True)
@@ -29,8 +26,11 @@ def extract(
     source: Input,
     output: Output,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Make shards with failed videos again.")
+        bool, typer.Option("--retry-failed", help="Try all failed videos again.")
     ] = False,
+    prune: options.Prune = False,
+    take_over: options.TakeOver = False,
+    metrics_file: options.MetricsFile = None,
     executor: options.ExecutorOption = "local",
     workers: options.Workers = 1,
     device: options.Device = "auto",
@@ -39,11 +39,12 @@ def extract(
     sets: options.Sets = None,
     debug: options.Debug = False,
 ) -> None:
-    """Raw videos to shards of features and transcripts. Run again, it does only what is missing."""
-    settings = options.load_config(preset, config, sets)
-    failures = run_extract(
-        source, output, settings, executor, workers, device, retry_failed=retry_failed
-    )
+    """Raw videos to shards of features and transcripts. Run again, it makes only what is missing or
+    no longer true (`pipeline plan` says what that is)."""
+    settings = options.load_config(preset, config, sets).extract
+    retry = failed_by_shard(output, []) if retry_failed else {}
+    means = Means(executor, workers, device, take_over, metrics_file)
+    failures = run_extract(source, output, settings, means, retry=retry, prune=prune)
     raise typer.Exit(FAILED_VIDEOS if failures else 0)
 
 
@@ -105,7 +106,7 @@ def run_stages(
 ) -> int:
     """The three stages; gives the number of failed videos."""
     dataset, run, made_index = (f"{output.rstrip('/')}/{n}" for n in ("dataset", "run", "index"))
-    failures = run_extract(source, dataset, settings, executor, workers, device)
+    failures = run_extract(source, dataset, settings.extract, Means(executor, workers, device))
     # a model of a demo's or a folder's size trains faster in one process than in several
     train_workers = workers if executor == "ray" else 1
     run_train(dataset, run, settings, executor, train_workers, device)
@@ -113,99 +114,12 @@ def run_stages(
     return failures
 
 
-def run_extract(
-    source: str,
-    output: str,
-    settings: "PipelineConfig",
-    executor: str,
-    workers: int,
-    device: str,
-    *,
-    retry_failed: bool = False,
-) -> int:
-    """Runs the stage with a bar and a closing table; gives the number of failed videos."""
-    from pipeline import extract as stage
-
-    _refuse_foreign(output, "dataset.json")
-
-    chosen = options.choose_device(device)
-    runner = _executor(executor, ("local", "ray"))
-    todo = stage.plan_extract(source, output, settings.extract, retry_failed=retry_failed)
-    done = sum(record.count for record in todo.done)
-    if todo.done:
-        show.note(f"{output}: {len(todo.done)} shards ({done} videos) are up to date and kept")
-    with show.progress("extract", done + todo.num_videos, "videos") as bar:
-        bar.advance(done, "")
-        meter = _Meter(bar)
-        records = stage.run_extract(
-            todo,
-            output,
-            settings.extract,
-            chosen,
-            executor=runner,
-            num_workers=workers,
-            on_record=meter.add,
-        )
-    _print_extracted(output, records, meter)
-    failures = sum(record.count - record.successes for record in records)
-    if failures:
-        show.note(
-            f"{failures} videos failed: `pipeline status {output}` lists them; "
-            "`run extract --retry-failed` tries their shards again"
-        )
-    return failures
-
-
-class _Meter:
-    """Counts records as they come, for the bar and the closing table."""
-
-    def __init__(self, bar: show.Bar) -> None:
-        self._bar = bar
-        self._started = time.monotonic()
-        self.records: list[ShardRecord] = []
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self._started
-
-    def add(self, record: "ShardRecord") -> None:
-        """Moves the bar."""
-        self.records.append(record)
-        failed = sum(r.count - r.successes for r in self.records)
-        self._bar.advance(record.count, f"{self.rate:.1f} video-hours/hour, {failed} failed")
-
-    @property
-    def rate(self) -> float:
-        """Seconds of video a second."""
-        return sum(record.video_seconds for record in self.records) / max(self.seconds, 1e-9)
-
-
-def _print_extracted(output: str, records: "list[ShardRecord]", meter: _Meter) -> None:
-    reasons = Counter[str]()
-    stages = Counter[str]()
-    for record in records:
-        reasons.update(record.reasons)
-    for record in meter.records:
-        stages.update(record.stage_seconds)
-    videos = sum(record.count for record in records)
-    rows: list[tuple[str, float, str]] = [
-        ("shards", len(records), f"{len(meter.records)} made now"),
-        ("videos", videos, f"{videos - sum(reasons.values())} in the shards"),
-        *((f"failed: {reason}", count, "") for reason, count in sorted(reasons.items())),
-        *((f"seconds: {name}", round(s, 1), "") for name, s in stages.most_common() if s >= 0.05),
-    ]
-    if meter.records:
-        rows.append(("video-hours/hour", round(meter.rate, 1), f"{meter.seconds:.0f} s in all"))
-    show.table(f"Extracted to {output}", ("what", "number", ""), rows)
-
-
 def run_train(
     dataset: str, output: str, settings: "PipelineConfig", executor: str, workers: int, device: str
 ) -> None:
     """Runs the stage with a bar and a closing table; under torchrun, rank 0 shows them."""
-    _refuse_foreign(output, "card.json")
-    runner = _executor(executor, ("local", "ray"))
+    refuse_foreign(output, "card.json")
+    runner = options.check_executor(executor)
     from training.loop import TrainProgress
     from training.run_local import is_reporter, train_local
 
@@ -241,7 +155,7 @@ def run_index(
     device: str,
 ) -> None:
     """Runs the stage with a bar and a closing table."""
-    _refuse_foreign(output, "index_infos.json")
+    refuse_foreign(output, "index_infos.json")
     from index.build import BuildProgress, build_index
 
     chosen = options.choose_device(device)
@@ -257,7 +171,7 @@ def run_index(
             settings.index,
             chosen,
             on_progress,
-            executor=_executor(executor, ("local", "ray")),
+            executor=options.check_executor(executor),
             num_workers=workers,
         )
     rows = [
@@ -271,21 +185,3 @@ def run_index(
         ("megabytes", round(card.size_bytes / 1e6, 3)),
     ]
     show.table(f"Indexed to {output}", ("what", "value"), rows)
-
-
-def _executor(name: str, allowed: tuple[str, ...]) -> Literal["local", "ray"]:
-    if name not in allowed:
-        raise UsageError(f"--executor {name}: allowed are {' and '.join(allowed)}")
-    return cast(Literal["local", "ray"], name)
-
-
-CARDS = {"dataset.json": "a dataset", "card.json": "a run", "index_infos.json": "an index"}
-
-
-def _refuse_foreign(output: str, own: str) -> None:
-    """Raises UsageError where the output holds what another stage made."""
-    from pipeline import storage
-
-    for card, what in CARDS.items():
-        if card != own and storage.exists(storage.join(output, card)):
-            raise UsageError(f"--output {output}: holds {what} already; choose another folder")

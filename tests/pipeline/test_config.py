@@ -2,7 +2,8 @@ import pytest
 
 from extractors.errors import UsageError
 from pipeline.cli.options import load_config
-from pipeline.config import ExtractConfig, dataset_fingerprint, fingerprints
+from pipeline.config import ExtractConfig
+from pipeline.provenance import dataset_fingerprint, fingerprints
 
 
 def load(*sets: str) -> ExtractConfig:

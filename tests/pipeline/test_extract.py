@@ -187,13 +187,13 @@ def test_failed_videos_are_tried_again_when_asked(
     extract(source, dataset, short)
     assert {row["reason"] for row in read_all_rows(dataset)} == {"too_long"}
     assert plan_extract(source, dataset, config).jobs == ()
-    todo = plan_extract(source, dataset, config, retry_failed=True)
+    retry = {0: ["clip000", "clip001"], 1: ["clip002"]}
+    todo = plan_extract(source, dataset, config, retry=retry)
     assert len(todo.jobs) == 2
     run_extract(
         todo, dataset, config, CPU, executor="local", num_workers=1, on_record=lambda _: None
     )
     assert {row["status"] for row in read_all_rows(dataset)} == {"success"}
-    assert plan_extract(source, dataset, config, retry_failed=True).jobs == ()
 
 
 def test_a_url_of_an_unknown_protocol_is_a_row(

@@ -44,7 +44,7 @@ def test_a_digest_says_whether_a_job_is_the_same(tmp_path: Path) -> None:
 
 def test_jobs_are_the_shards_of_the_plan() -> None:
     plan = [PlannedVideo(video(f"/v/{n}.mp4", f"v{n}"), n // 2) for n in range(5)]
-    made = make_jobs("d", plan, "f")
+    made = list(make_jobs("d", plan, "f"))
     assert [[one.key for one in job.videos] for job in made] == [["v0", "v1"], ["v2", "v3"], ["v4"]]
     assert [job.number for job in made] == [0, 1, 2]
 

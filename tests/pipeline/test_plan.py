@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,13 +6,19 @@ import numpy as np
 import pytest
 
 from pipeline.config import ExtractConfig
-from pipeline.plan import PlannedVideo, extend_plan, read_plan, write_plan
+from pipeline.plan import PlannedVideo, PlanUpdate, extend_plan, read_plan, write_plan
 from pipeline.sources import SourceVideo
 
 
 def video(name: str, mb: float | None = None) -> SourceVideo:
     size = None if mb is None else int(mb * 2**20)
     return SourceVideo(name, f"/videos/{name}.mp4", f"{name}.mp4", size, None, "label", "train")
+
+
+def extended(
+    plan: list[PlannedVideo], videos: Iterable[SourceVideo], config: ExtractConfig
+) -> list[PlannedVideo]:
+    return extend_plan(plan, videos, config).plan
 
 
 def shards(plan: list[PlannedVideo]) -> list[list[str]]:
@@ -23,26 +30,26 @@ def shards(plan: list[PlannedVideo]) -> list[list[str]]:
 
 
 def test_shards_are_filled_in_order() -> None:
-    plan = extend_plan([], [video(name) for name in "abcde"], ExtractConfig(videos_per_shard=2))
+    plan = extended([], [video(name) for name in "abcde"], ExtractConfig(videos_per_shard=2))
     assert shards(plan) == [["a", "b"], ["c", "d"], ["e"]]
 
 
 def test_both_bounds_hold_and_a_video_larger_than_one_has_a_shard_of_its_own() -> None:
     config = ExtractConfig(videos_per_shard=3, source_mb_per_shard=10)
     sizes = {"a": 4, "b": 6, "c": 1, "d": 30, "e": 1, "f": 1, "g": 1, "h": 1}
-    plan = extend_plan([], [video(name, mb) for name, mb in sizes.items()], config)
+    plan = extended([], [video(name, mb) for name, mb in sizes.items()], config)
     assert shards(plan) == [["a", "b"], ["c"], ["d"], ["e", "f", "g"], ["h"]]
 
 
 def test_videos_of_unknown_size_are_bound_by_number_alone() -> None:
     config = ExtractConfig(videos_per_shard=2, source_mb_per_shard=0.001)
-    assert shards(extend_plan([], [video(n) for n in "abc"], config)) == [["a", "b"], ["c"]]
+    assert shards(extended([], [video(n) for n in "abc"], config)) == [["a", "b"], ["c"]]
 
 
 def test_new_videos_go_to_new_shards_wherever_they_sort() -> None:
     config = ExtractConfig(videos_per_shard=2)
-    old = extend_plan([], [video(name) for name in "bdf"], config)
-    new = extend_plan(old, [video(name) for name in "abcdef"], config)
+    old = extended([], [video(name) for name in "bdf"], config)
+    new = extended(old, [video(name) for name in "abcdef"], config)
     assert new[: len(old)] == old
     assert shards(new) == [["b", "d"], ["f"], ["a", "c"], ["e"]]
 
@@ -50,17 +57,17 @@ def test_new_videos_go_to_new_shards_wherever_they_sort() -> None:
 def test_a_plan_extended_by_what_it_holds_is_the_same_plan() -> None:
     config = ExtractConfig(videos_per_shard=2)
     videos = [video(name) for name in "abc"]
-    plan = extend_plan([], videos, config)
-    assert extend_plan(plan, videos, config) == plan
-    assert extend_plan(plan, reversed(videos), config) == plan
-    assert extend_plan(plan, videos, ExtractConfig(videos_per_shard=1)) == plan
+    plan = extended([], videos, config)
+    assert extended(plan, videos, config) == plan
+    assert extended(plan, reversed(videos), config) == plan
+    assert extended(plan, videos, ExtractConfig(videos_per_shard=1)) == plan
 
 
 def test_videos_that_are_gone_stay_and_known_ones_are_renewed() -> None:
     config = ExtractConfig(videos_per_shard=2)
-    plan = extend_plan([], [video(name) for name in "abc"], config)
+    plan = extended([], [video(name) for name in "abc"], config)
     moved = replace(video("b"), uri="/elsewhere/b.mp4", label="other")
-    new = extend_plan(plan, [moved], config)
+    new = extended(plan, [moved], config)
     assert shards(new) == shards(plan)
     assert [planned.video for planned in new] == [video("a"), moved, video("c")]
 
@@ -72,9 +79,7 @@ def test_growth_in_any_steps_never_moves_a_video() -> None:
     plan: list[PlannedVideo] = []
     for end in (7, 8, 30, 60):
         before = {planned.video.key: planned.shard for planned in plan}
-        plan = extend_plan(
-            plan, sorted((video(n) for n in names[:end]), key=lambda v: v.key), config
-        )
+        plan = extended(plan, sorted((video(n) for n in names[:end]), key=lambda v: v.key), config)
         after = {planned.video.key: planned.shard for planned in plan}
         assert before.items() <= after.items()
         assert len(plan) == end
@@ -91,3 +96,36 @@ def test_what_is_written_is_read(tmp_path: Path, base: str) -> None:
     ]
     write_plan(dataset, plan)
     assert read_plan(dataset) == plan
+
+
+def stamped(name: str, version: str) -> SourceVideo:
+    return replace(video(name), version=version)
+
+
+def test_what_the_source_no_longer_lists_is_said_and_pruned_when_asked() -> None:
+    config = ExtractConfig(videos_per_shard=2)
+    plan = extended([], [video(name) for name in "abc"], config)
+    update = extend_plan(plan, [video("a"), video("d")], config)
+    assert (update.unlisted, update.added, update.renamed) == (("b", "c"), 1, {})
+    assert shards(update.plan) == [["a", "b"], ["c"], ["d"]]
+    pruned = extend_plan(plan, [video("a"), video("d")], config, prune=True)
+    assert [(p.video.key, p.shard) for p in pruned.plan] == [("a", 0), ("d", 2)]
+
+
+def test_a_renamed_video_keeps_its_place() -> None:
+    config = ExtractConfig(videos_per_shard=2)
+    plan = extended([], [stamped(name, f"12-{name}") for name in "abc"], config)
+    listed = [stamped("a", "12-a"), stamped("new", "12-b"), stamped("c", "12-c")]
+    for prune in (False, True):
+        update = extend_plan(plan, listed, config, prune=prune)
+        assert update == PlanUpdate(update.plan, 0, (), {"b": "new"})
+        assert shards(update.plan) == [["a", "new"], ["c"]]
+
+
+def test_two_that_look_alike_are_not_taken_for_a_rename() -> None:
+    config = ExtractConfig(videos_per_shard=2)
+    plan = extended([], [stamped("a", "12-x"), stamped("b", "12-x")], config)
+    update = extend_plan(plan, [stamped("c", "12-x"), stamped("d", "12-x")], config)
+    assert (update.renamed, update.unlisted, update.added) == ({}, ("a", "b"), 2)
+    unversioned = extend_plan([PlannedVideo(video("a"), 0)], [video("b")], config)
+    assert unversioned.renamed == {}

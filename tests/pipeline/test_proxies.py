@@ -12,8 +12,9 @@ from extractors import proxy
 from extractors.config import ProxyConfig
 from extractors.errors import AbortError, Reason, VideoError
 from extractors.proxy_reader import ProxyReader
-from pipeline.config import ExtractConfig, fingerprints
+from pipeline.config import ExtractConfig
 from pipeline.jobs import Job, run_job
+from pipeline.provenance import fingerprints
 from pipeline.samples import read_shard
 from pipeline.sources import SourceVideo
 from pipeline.worker import Worker

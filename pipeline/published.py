@@ -1,0 +1,141 @@
+"""What a published shard still has to give when it is made again: its rows and its samples' bytes.
+
+A track whose fingerprint is still the wanted one, of a video that is still the same, is carried
+over byte for byte; only the rest is made.
+"""
+
+import contextlib
+import json
+import logging
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from extractors.tracks import Segment
+from pipeline import storage
+from pipeline.samples import decode_segments
+from pipeline.shards import ShardRecord, read_record, read_rows, sha256_of, shard_url
+from pipeline.sources import SourceVideo
+
+_log = logging.getLogger(__name__)
+
+MEMBERS = {
+    "transcript": ("transcript.json",),
+    "proxy": ("proxy.mp4",),
+    "text": ("text.npy", "text_offsets.npy"),
+}
+"""Members by name; a track is `NAME.npy`. The first is always there."""
+
+
+def member_names(name: str) -> tuple[str, ...]:
+    """The members that hold a track, `text`, `transcript` or `proxy`."""
+    return MEMBERS.get(name, (f"{name}.npy",))
+
+
+@dataclass(frozen=True)
+class StoredVideo:
+    """One video as its shard has it."""
+
+    row: dict[str, Any]
+    """Its row of the parquet."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """meta.json; empty for a failed video."""
+    members: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """By extension, as they lie in the tar; none for a failed video."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is a row without a sample."""
+        return bool(self.row["status"] == "failed")
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Its transcript."""
+        return decode_segments(self.members["transcript.json"])
+
+    def is_of(self, video: SourceVideo) -> bool:
+        """Whether the source says that file and captions are the same, unread."""
+        same = self.row["key"] == video.key and self.row.get("version") == video.version
+        return same and bool(video.version)
+
+    @property
+    def captions_id(self) -> str:
+        """The sha256 of the captions that its transcript is of; empty where it is of the sound."""
+        return str(self.meta.get("captions_id", ""))
+
+    def current(self, fingerprints: dict[str, str]) -> set[str]:
+        """Names of what it holds that was made as `fingerprints` want it."""
+        made = self.meta.get("provenance", {})
+        return {
+            name
+            for name, wanted in fingerprints.items()
+            if made.get(name, {}).get("fingerprint") == wanted
+            and member_names(name)[0] in self.members
+        }
+
+    def members_of(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The bytes that hold these."""
+        wanted = {member for name in names for member in member_names(name)}
+        return {member: content for member, content in self.members.items() if member in wanted}
+
+
+@dataclass(frozen=True)
+class PublishedShard:
+    """A whole shard of an earlier run, open for reading."""
+
+    record: ShardRecord
+    rows: dict[str, dict[str, Any]]
+    """By key."""
+    tar: tarfile.TarFile
+    members: dict[str, list[tarfile.TarInfo]]
+    """By key."""
+
+    def find(self, video: SourceVideo) -> StoredVideo | None:
+        """The video by its key; one that was renamed by its version (size and time of change)."""
+        row = self.rows.get(video.key)
+        if row is None and video.version:
+            row = next((r for r in self.rows.values() if r.get("version") == video.version), None)
+        if row is None:
+            return None
+        if row["status"] == "failed":
+            return StoredVideo(row)
+        contents = {
+            member.name.partition(".")[2]: self.tar.extractfile(member).read()  # type: ignore[union-attr]
+            for member in self.members.get(row["key"], ())
+        }
+        return StoredVideo(row, json.loads(contents.pop("meta.json")), contents)
+
+
+@contextlib.contextmanager
+def published_shard(dataset: str, number: int) -> Iterator[PublishedShard | None]:
+    """A shard as it was published; None where there is none that is whole.
+
+    Its tar is held against its record first: damage must not be carried into a new shard.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            record = read_record(dataset, number)
+            path = stack.enter_context(storage.local_copy(shard_url(dataset, number, ".tar")))
+            if sha256_of(Path(path)) != record.tar_sha256:
+                raise tarfile.ReadError("its sha256 is not what its record says")
+            rows = {row["key"]: row for row in read_rows(dataset, number)}
+            tar = stack.enter_context(tarfile.open(path, "r:"))
+            shard = PublishedShard(record, rows, tar, _members_by_key(tar))
+        except FileNotFoundError:
+            shard = None
+        except (tarfile.TarError, pa.ArrowInvalid) as err:
+            _log.warning("shard %06d is damaged and is made anew as a whole: %s", number, err)
+            shard = None
+        yield shard
+
+
+def _members_by_key(tar: tarfile.TarFile) -> dict[str, list[tarfile.TarInfo]]:
+    found: dict[str, list[tarfile.TarInfo]] = {}
+    for member in tar:
+        if member.isfile():
+            found.setdefault(member.name.partition(".")[0], []).append(member)
+    return found
