@@ -4,20 +4,15 @@
 work reads and writes must be reachable from every node.
 """
 
-import contextlib
-import logging
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.util import ActorPool
 
-from extractors.errors import AbortError, PipelineError
+from extractors.errors import PipelineError
 from index.run_local import Item, Result, Setup
+from pipeline.run_ray import aborting_on_ray_errors, joined_cluster
 
 
 class _Actor:
@@ -53,7 +48,7 @@ def run_ray(
     count = min(num_workers, len(items))
     if count == 0:
         return
-    with _cluster(count * cpus):
+    with joined_cluster(count * cpus), aborting_on_ray_errors():
         remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=2, max_task_retries=2)(
             _Actor
         )
@@ -67,33 +62,6 @@ def run_ray(
                 if error is not None:
                     raise error
                 yield result
-        except RayError as err:
-            cause = str(getattr(err, "cause", None) or err).strip().splitlines()
-            raise AbortError(f"Ray: {cause[-1] if cause else type(err).__name__}") from err
         finally:
             for actor in actors:
                 ray.kill(actor)
-
-
-@contextlib.contextmanager
-def _cluster(cpus: int) -> Iterator[None]:
-    """Joins the cluster of RAY_ADDRESS or of the job, else starts one here and ends it."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=address,
-        num_cpus=None if address else cpus,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would exit past our clean-up
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -9,7 +9,9 @@ import json
 import logging
 import math
 import os
+import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -19,6 +21,7 @@ import ray.data  # configures its loggers: before ours quiets them
 import torch
 from pydantic import TypeAdapter
 from ray.exceptions import RayError
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from extractors.build import build_extractor
 from extractors.errors import AbortError, PipelineError
@@ -26,27 +29,33 @@ from extractors.extractor import Resources
 from extractors.speech import SpeechRecogniser
 from extractors.text import SentenceEncoder
 from pipeline.config import ExtractConfig
-from pipeline.jobs import Job, run_job
+from pipeline.jobs import Job
+from pipeline.metrics import MEMORY, SHARD_SECONDS, WORKER_METRICS, Metric, samples
 from pipeline.shards import ShardRecord
-from pipeline.worker import Worker
+from pipeline.worker_process import Task, WorkerProcess
+
+CONNECT_SECONDS = 20.0
+"""How long the cluster of RAY_ADDRESS may take to answer."""
 
 
 class ShardActor:
-    """One worker on the cluster; its models load with its first job."""
+    """One worker process on the cluster; its models load with its first job.
 
-    def __init__(self, config: ExtractConfig, device: torch.device) -> None:
-        self._config = config
-        self._device = device
-        self._worker: Worker | None = None
+    The process can die without the actor. Where the actor dies, or its machine, Ray starts both
+    again elsewhere, and `pipeline.attempts` counts that too.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._process = WorkerProcess(task)
+        self._metrics = RayMetrics()
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
         """The record, or one line on why the run cannot go on: Ray would wrap an exception."""
         try:
-            if self._worker is None:
-                self._worker = Worker(self._config, self._device).__enter__()
-            record = run_job(TypeAdapter(Job).validate_json(row["job"]), self._worker)
+            record = self._process.run(TypeAdapter(Job).validate_json(row["job"]))
         except (PipelineError, OSError) as err:
             return {"record": "", "error": str(err)}
+        self._metrics.add(record, self._process.memory_mb)
         return {"record": json.dumps(asdict(record)), "error": ""}
 
 
@@ -55,29 +64,29 @@ def run_ray(
 ) -> Iterator[ShardRecord]:
     """Runs the jobs, giving each record as its shard is published. Raises AbortError.
 
-    An actor that dies is started again by Ray and its job is run again from its beginning: a job
-    that published nothing left nothing.
+    An actor that dies, or its machine, is started again by Ray as often as it takes (Ray Data's
+    default), and its job is run again from its beginning: a job that published nothing left
+    nothing. How often one job is begun again, pipeline.attempts bounds.
     """
     needs = worker_resources(config)
     num_gpus = needs.gpus if device.type == "cuda" else 0
+    task = Task(config, device, run=secrets.token_hex(8))
     rows = [{"job": json.dumps(asdict(job))} for job in jobs]
-    with _ray_cluster(needs, num_workers):
+    with joined_cluster(math.ceil(num_workers * needs.cpus)):
+        _check_memory(needs)
         records = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             ShardActor,  # type: ignore[arg-type]  # Ray's stubs forget that map takes a class
-            fn_constructor_args=(config, device),
+            fn_constructor_args=(task,),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_workers, len(jobs))),
             num_cpus=needs.cpus,
             num_gpus=num_gpus,
             memory=needs.memory_mb * 2**20,
         )
-        try:
+        with aborting_on_ray_errors():
             for row in records.iter_rows():
                 if row["error"]:
                     raise AbortError(row["error"])
                 yield ShardRecord(**json.loads(row["record"]))
-        except RayError as err:
-            cause = str(getattr(err, "cause", None) or err).strip().splitlines()
-            raise AbortError(f"Ray: {cause[-1] if cause else type(err).__name__}") from err
 
 
 def worker_resources(config: ExtractConfig) -> Resources:
@@ -94,36 +103,95 @@ def worker_resources(config: ExtractConfig) -> Resources:
     )
 
 
-@contextlib.contextmanager
-def _ray_cluster(needs: Resources, num_workers: int) -> Iterator[None]:
-    """Joins the cluster of RAY_ADDRESS or of the job, else starts one here and ends it.
+class RayMetrics:
+    """What Ray exports of one actor's jobs."""
 
-    Raises AbortError where this machine cannot hold one worker: Ray would wait for ever.
+    def __init__(self) -> None:
+        self._metrics = {metric.name: _ray_metric(metric) for metric in (*WORKER_METRICS, MEMORY)}
+
+    def add(self, record: ShardRecord, memory_mb: int) -> None:
+        """Counts a shard that was just published."""
+        memory = (MEMORY.name, {"process": "worker"}, memory_mb * 2.0**20)
+        for name, labels, value in (*samples(record), memory):
+            metric = self._metrics[name]
+            if isinstance(metric, Gauge):
+                metric.set(value, tags=labels)
+            elif isinstance(metric, Histogram):
+                metric.observe(value, tags=labels)
+            elif value > 0:  # Ray refuses to add nothing
+                metric.inc(value, tags=labels)
+
+
+def _ray_metric(metric: Metric) -> Counter | Gauge | Histogram:
+    if metric.kind == "histogram":
+        bounds = list(SHARD_SECONDS)
+        return Histogram(metric.name, metric.help, boundaries=bounds, tag_keys=metric.labels)
+    kind = Counter if metric.kind == "counter" else Gauge
+    return kind(metric.name, metric.help, tag_keys=metric.labels)
+
+
+def _check_memory(needs: Resources) -> None:
+    """Raises AbortError where no machine of a cluster of ours can hold one worker: Ray would wait
+    for ever. Another's cluster may grow."""
+    have = ray.cluster_resources().get("memory", 0) / 2**20  # type: ignore[no-untyped-call]
+    if not os.environ.get("RAY_ADDRESS") and have < needs.memory_mb:
+        raise AbortError(
+            f"Ray: a worker needs {needs.memory_mb} MB and this machine has {have:.0f} MB free;"
+            " use --executor local, or switch extractors off"
+        )
+
+
+@contextlib.contextmanager
+def aborting_on_ray_errors() -> Iterator[None]:
+    """What Ray gives up on becomes one line."""
+    try:
+        yield
+    except RayError as err:
+        cause = str(getattr(err, "cause", None) or err).strip().splitlines()
+        raise AbortError(f"Ray: {cause[-1] if cause else type(err).__name__}") from err
+
+
+def _check_address(address: str) -> None:
+    """Raises AbortError where nobody listens at a HOST:PORT: Ray would try for minutes."""
+    name, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in name:  # 'auto', 'ray://…'
+        return
+    try:
+        socket.create_connection((name, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as err:
+        raise AbortError(f"RAY_ADDRESS={address}: no cluster answers there ({err})") from err
+
+
+@contextlib.contextmanager
+def joined_cluster(cpus: int) -> Iterator[bool]:
+    """Joins the cluster of RAY_ADDRESS, of the job, or that is joined already; else starts one of
+    `cpus` cores here and ends it. Gives whether it is one of ours alone.
+
+    Raises AbortError where there is no cluster at RAY_ADDRESS. SIGTERM stays as it was.
     """
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     if ray.is_initialized():
-        yield
+        yield False
         return
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or None
+    if address is not None:
+        _check_address(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=address,
-        num_cpus=None if address else math.ceil(num_workers * needs.cpus),
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    try:
+        ray.init(
+            address=address,
+            num_cpus=None if address else cpus,
+            include_dashboard=None if address else False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except ConnectionError as err:
+        raise AbortError(f"RAY_ADDRESS={address}: no cluster answers there") from err
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would exit past our clean-up
     try:
-        have = ray.cluster_resources().get("memory", 0) / 2**20  # type: ignore[no-untyped-call]
-        if not address and have < needs.memory_mb:
-            raise AbortError(
-                f"Ray: a worker needs {needs.memory_mb} MB and this machine has {have:.0f} MB free;"
-                " use --executor local, or switch extractors off"
-            )
-        yield
+        yield address is None
     finally:
         ray.shutdown()

@@ -1,19 +1,42 @@
-"""Paths are fsspec URLs. What is published is whole: by rename on a disk, by one put elsewhere."""
+"""Paths are fsspec URLs. What is published is whole: by rename on a disk, by one put elsewhere.
 
+A remote call that fails in passing (a cut connection, an answer of 5xx) is tried again a bounded
+number of times, beside what the driver itself does. What it raises in the end is an OSError of one
+line that names the URL. Nothing here relies on listings being fresh, but `names`: what was
+published a moment ago may be missing from it on a store whose listings lag, and is there for
+`exists` and `read_bytes`.
+"""
+
+import errno
 import json
 import os
+import re
 import secrets
+import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+import psutil
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from extractors.errors import UsageError
+
+PAUSES = (0.5, 2.0, 5.0)
+"""Seconds before each further try of a remote call."""
+PARTIAL_SECONDS = 86_400.0
+"""A temporary of another machine that is older was left by a process that died."""
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)-(?P<pid>\d+)\.[0-9a-f]{16}\.partial")
+_FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EINVAL, errno.ENAMETOOLONG, errno.EFBIG}
+"""What trying again does not mend."""
+
+Result = TypeVar("Result")
 
 
 def join(base: str, *parts: str) -> str:
@@ -38,40 +61,111 @@ def local_path(url: str) -> Path | None:
     return Path(path) if isinstance(filesystem, LocalFileSystem) else None
 
 
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """What the driver of a remote file system raises becomes an OSError that names the URL.
+
+    FileNotFoundError and PermissionError stay what they are.
+    """
+    if local_path(url) is not None:
+        yield
+        return
+    try:
+        yield
+    except _errors() as err:
+        message = f"{url}: {_one_line(err)}"
+        if "credentials" in message.lower():
+            message += "; set them for the store's driver, as in AWS_ACCESS_KEY_ID"
+        for kind in (FileNotFoundError, PermissionError):
+            if isinstance(err, kind):
+                raise kind(message) from err
+        raise OSError(message) from err
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """OSError, and what the drivers that are loaded raise beside it."""
+    places = {"botocore.exceptions": ("BotoCoreError", "ClientError"), "aiohttp": ("ClientError",)}
+    found = [
+        getattr(sys.modules[module], kind)
+        for module, kinds in places.items()
+        if module in sys.modules
+        for kind in kinds
+    ]
+    return (OSError, *found)
+
+
+def _transient(err: Exception) -> bool:
+    """Whether the same call may succeed in a moment."""
+    if isinstance(err, OSError):
+        found = FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError
+        return not isinstance(err, found) and err.errno not in _FINAL
+    botocore = sys.modules.get("botocore.exceptions")
+    if botocore is None or not isinstance(err, botocore.BotoCoreError):
+        return True  # of the network's layer
+    return isinstance(err, botocore.HTTPClientError | botocore.ConnectionError)
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split()) or type(err).__name__
+
+
+def _call(url: str, call: Callable[[AbstractFileSystem, str], Result]) -> Result:
+    """A call that may be made twice, on the file system of `url`. Raises as `reaching` does."""
+    with reaching(url):
+        filesystem, path = locate(url)
+        if isinstance(filesystem, LocalFileSystem):
+            return call(filesystem, path)
+        for pause in PAUSES:
+            try:
+                return call(filesystem, path)
+            except _errors() as err:
+                if not _transient(err):
+                    raise
+                time.sleep(pause)
+        return call(filesystem, path)
+
+
 def exists(url: str) -> bool:
     """Whether a file or folder is there, asked anew (no listing cache)."""
-    filesystem, path = locate(url)
-    filesystem.invalidate_cache()
-    return bool(filesystem.exists(path))
+
+    def ask(filesystem: AbstractFileSystem, path: str) -> bool:
+        filesystem.invalidate_cache()
+        return bool(filesystem.exists(path))
+
+    return _call(url, ask)
 
 
 def names(url: str) -> list[str]:
     """Sorted names of the entries of a folder; empty where it does not exist."""
-    filesystem, path = locate(url)
-    filesystem.invalidate_cache()
-    if not filesystem.isdir(path):
-        return []
-    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in filesystem.ls(path, False))
+
+    def ask(filesystem: AbstractFileSystem, path: str) -> list[str]:
+        filesystem.invalidate_cache()
+        return filesystem.ls(path, False) if filesystem.isdir(path) else []
+
+    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in _call(url, ask))
 
 
 def remove(url: str) -> None:
     """Removes a file if it is there."""
-    filesystem, path = locate(url)
     with suppress(FileNotFoundError):
-        filesystem.rm_file(path)
+        _call(url, lambda filesystem, path: filesystem.rm_file(path))
 
 
 def open_binary(url: str) -> IO[bytes]:
     """Opens a file for reading. Raises FileNotFoundError where it does not exist."""
-    filesystem, path = locate(url)
-    file: IO[bytes] = filesystem.open(path, "rb")
+    file: IO[bytes] = _call(url, lambda filesystem, path: filesystem.open(path, "rb"))
     return file
 
 
 def read_bytes(url: str) -> bytes:
     """The whole file. Raises FileNotFoundError where it does not exist."""
-    with open_binary(url) as file:
-        return file.read()
+
+    def read(filesystem: AbstractFileSystem, path: str) -> bytes:
+        with filesystem.open(path, "rb") as file:
+            content: bytes = file.read()
+        return content
+
+    return _call(url, read)
 
 
 def read_json(url: str) -> Any:
@@ -86,14 +180,14 @@ def publishing(url: str) -> Iterator[Path]:
     On a local disk the temporary lies in the target's folder, is synced, then renamed over it.
     Elsewhere it is put in one call: object stores show an object only when its put is complete.
     On an exception nothing is published and the temporary is removed. A killed process leaves
-    at most a dot file named `.NAME.XXXX.partial`, which no reader looks at.
+    at most a dot file named `.NAME.HOST-PID.XXXX.partial`, which no reader looks at.
     """
     target = local_path(url)
     name = url.rsplit("/", 1)[-1]
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.parent if target is not None else Path(tempfile.gettempdir())
-    temporary = folder / f".{name}.{secrets.token_hex(8)}.partial"
+    temporary = folder / f".{name}.{host()}-{os.getpid()}.{secrets.token_hex(8)}.partial"
     try:  # before it is made: a signal may arrive at any line
         temporary.touch(0o600, exist_ok=False)
         yield temporary
@@ -103,10 +197,52 @@ def publishing(url: str) -> Iterator[Path]:
             temporary.replace(target)
             _sync(target.parent)
         else:
-            filesystem, path = locate(url)
-            filesystem.put_file(str(temporary), path)
+            _call(url, lambda filesystem, path: filesystem.put_file(str(temporary), path))
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(url: str) -> list[Path]:
+    """Removes temporaries that `publishing` left in a folder when its process was killed; gives
+    them. Those of other machines only when they are a day old. For a remote folder they lie in this
+    machine's folder of temporaries."""
+    folder = local_path(url) or Path(tempfile.gettempdir())
+    left = []
+    for path in folder.glob(".*.partial") if folder.is_dir() else ():
+        if is_left(path):
+            path.unlink(missing_ok=True)
+            left.append(path)
+    return left
+
+
+def is_left(path: Path) -> bool:
+    """Whether a temporary's process has died, as far as this machine can know."""
+    found = _PARTIAL.fullmatch(path.name)
+    if found is None:
+        return False
+    if found["host"] == host():
+        return not is_running(int(found["pid"]))
+    try:
+        return time.time() - path.stat().st_mtime > PARTIAL_SECONDS
+    except FileNotFoundError:
+        return False  # renamed just now
+
+
+def host() -> str:
+    """This machine, of [A-Za-z0-9_-] only; two containers whose process ids are apart differ."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())
+    try:
+        return f"{name}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return name
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is alive; a zombie is not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def publish_bytes(url: str, content: bytes) -> None:
@@ -143,8 +279,7 @@ def local_copy(url: str) -> Iterator[str]:
     if path is not None:
         yield str(path)
         return
-    filesystem, remote = locate(url)
     with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, remote.rpartition("/")[2])
-        filesystem.get_file(remote, copy)
+        copy = os.path.join(folder, locate(url)[1].rpartition("/")[2])
+        _call(url, lambda filesystem, remote: filesystem.get_file(remote, copy))
         yield copy

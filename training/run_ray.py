@@ -6,10 +6,7 @@ cluster; without one, a local one starts.
 """
 
 import contextlib
-import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -25,6 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from extractors.errors import AbortError, PipelineError
 from pipeline import storage
+from pipeline.run_ray import joined_cluster
 from training.config import TrainConfig
 from training.loop import OnProgress, TrainProgress, train
 from training.run_local import backend, check_gpus, share_of_cores
@@ -184,28 +182,10 @@ def _ray_cluster(device: torch.device, num_workers: int) -> Iterator[int]:
 
     Gives the cores of each worker.
     """
-    for name in ("ray", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if ray.is_initialized():
-        yield _cores_of_cluster(num_workers)
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    if address is None:
+    if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
         check_gpus(device, num_workers)
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=address,
-        num_cpus=None if address else num_workers * share_of_cores(num_workers),
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would exit past our clean-up
-    try:
-        yield _cores_of_cluster(num_workers) if address else share_of_cores(num_workers)
-    finally:
-        ray.shutdown()
+    with joined_cluster(num_workers * share_of_cores(num_workers)) as ours:
+        yield share_of_cores(num_workers) if ours else _cores_of_cluster(num_workers)
 
 
 def _cores_of_cluster(num_workers: int) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from extractors.config import MotionModelConfig
-from extractors.errors import AbortError, PipelineError
+from extractors.errors import PipelineError
 from pipeline.config import ExtractConfig
 from pipeline.extract import Todo, plan_extract
 from pipeline.run_local import run_local
@@ -44,20 +44,36 @@ def test_two_workers_give_the_tars_of_one(
     assert worker_pids() == []
 
 
-def test_a_killed_worker_aborts_and_a_second_run_completes(
+def test_a_killed_worker_is_replaced_and_its_job_begun_again(
     plan: Callable[..., Todo], config: ExtractConfig, tmp_path: Path
 ) -> None:
     records = run_local(plan("killed", 10).jobs, config, CPU, 2)
-    next(records)
+    found = [next(records)]
     os.kill(worker_pids()[0], signal.SIGKILL)
-    with pytest.raises(AbortError, match=r"a worker process died .*run the same command again"):
-        list(records)
+    found += list(records)
+    assert sorted(record.number for record in found) == [0, 1, 2, 3, 4]
     assert worker_pids() == []
-    left = plan("killed", 10)
-    assert 0 < len(left.jobs) < 5
-    list(run_local(left.jobs, config, CPU, 2))
+    assert [path.name for path in (tmp_path / "killed").rglob(".*")] == []
     list(run_local(plan("whole", 10).jobs, config, CPU, 1))
     assert tar_digests(tmp_path / "killed") == tar_digests(tmp_path / "whole")
+
+
+def test_one_worker_works_in_this_process_unless_a_run_before_it_died(
+    plan: Callable[..., Todo], config: ExtractConfig, tmp_path: Path
+) -> None:
+    jobs = plan("d", 4).jobs
+    records = run_local(jobs, config, CPU, 1)
+    next(records)
+    assert worker_pids() == []
+    records.close()  # type: ignore[attr-defined]  # a generator
+    left = tmp_path / "d/attempts/000001.json"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text('{"run": "of a driver that was killed"}')
+    records = run_local(jobs, config, CPU, 1)
+    next(records)
+    assert len(worker_pids()) == 1
+    list(records)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

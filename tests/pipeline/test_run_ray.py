@@ -120,7 +120,7 @@ def test_what_stops_an_actor_stops_the_run_with_its_message(
 ) -> None:
     jobs = jobs_of(tmp_path, clip, "d", 4, config)
     (tmp_path / "d/shards").write_bytes(b"a file where the folder should be")
-    with pytest.raises(AbortError, match=r"^\[Errno 17\] File exists: .*/d/shards"):
+    with pytest.raises(AbortError, match=r"^\[Errno \d+\] .*/d/shards"):
         list(run_ray(jobs, config, CPU, 2))
 
 

@@ -140,3 +140,52 @@ def test_a_remote_put_that_fails_publishes_nothing(monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match="No space"):
         storage.publish_bytes("memory://full/a", b"x")
     assert not storage.exists("memory://full/a")
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    url = str(tmp_path / "000000.tar")
+    subprocess.run([sys.executable, "-c", KILLED, url], timeout=60, check=False)
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / ".a.tar.elsewhere-1-77.0123456789abcdef.partial"
+    old = tmp_path / ".b.tar.elsewhere-1-77.0123456789abcdef.partial"
+    foreign = tmp_path / ".hidden.partial"
+    for path in (other, old, foreign):
+        path.touch()
+    os.utime(old, (1, 1))
+    with storage.publishing(str(tmp_path / "c.d.tar")) as ours:
+        assert set(storage.sweep(str(tmp_path))) == {left, old}
+        assert set(tmp_path.iterdir()) == {ours, other, foreign}
+    assert storage.sweep(str(tmp_path / "nothing")) == []
+
+
+def test_a_remote_call_that_fails_in_passing_is_made_again_and_no_more_than_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = type(fsspec.filesystem("memory"))
+    monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0))
+    storage.publish_bytes("memory://flaky/a", b"x")
+    calls: list[Exception] = []
+
+    def fail_with(*errors: Exception) -> None:
+        calls[:] = errors
+
+    real = memory.put_file
+
+    def put_file(self: object, *given: object, **named: object) -> None:
+        if calls:
+            raise calls.pop(0)
+        real(self, *given, **named)
+
+    monkeypatch.setattr(memory, "put_file", put_file)
+    fail_with(ConnectionResetError(104, "Connection reset by peer"), TimeoutError("slow"))
+    storage.publish_bytes("memory://flaky/a", b"y")
+    assert storage.read_bytes("memory://flaky/a") == b"y"
+    fail_with(*[ConnectionResetError(104, "Connection\nreset by peer")] * 4)
+    with pytest.raises(OSError, match=r"^memory://flaky/a: .*Connection reset by peer"):
+        storage.publish_bytes("memory://flaky/a", b"z")
+    assert len(calls) == 1
+    assert storage.read_bytes("memory://flaky/a") == b"y"
+    fail_with(PermissionError("no"), OSError(5, "never asked"))
+    with pytest.raises(PermissionError, match="memory://flaky/a: no"):
+        storage.publish_bytes("memory://flaky/a", b"z")
+    assert len(calls) == 1
