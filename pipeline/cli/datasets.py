@@ -1,101 +1,192 @@
-"""`pipeline status|verify|inspect` and `pipeline weights`: looking after datasets."""
+"""`pipeline status|verify|doctor` and `pipeline weights`: looking after datasets."""
 
-from collections import Counter
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from extractors.errors import AbortError, UsageError
 from pipeline.cli import options, show
 
-MOST_FAILURES = 20
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pipeline.doctor_checks import Finding
+    from pipeline.status import Status
+
+WATCH_SECONDS = 2.0
+"""At least, from one look at a dataset to the next."""
+COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 weights_app = typer.Typer(no_args_is_help=True)
 
 DatasetArgument = Annotated[str, typer.Argument(help="Folder or URL of the dataset.")]
 
 
-def status(dataset: DatasetArgument, debug: options.Debug = False) -> None:
-    """What is done, what is missing, what failed and why. Works while a run goes on."""
-    from pipeline.dataset import read_dataset_card, read_records
-    from pipeline.plan import read_plan
+def status(
+    dataset: DatasetArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """What is done, what is missing, what failed, how fast it goes. Works while a run goes on,
+    from any machine."""
+    from pipeline.status import read_status
 
-    read_dataset_card(dataset)
-    records, plan = read_records(dataset), read_plan(dataset)
-    reasons = Counter[str]()
-    for record in records:
-        reasons.update(record.reasons)
-    planned = len({video.shard for video in plan})
-    rows = [
-        ("shards", f"{len(records)} of {planned}"),
-        ("videos", f"{sum(r.count for r in records)} of {len(plan)}"),
-        ("in the shards", sum(r.successes for r in records)),
-        ("hours of video", round(sum(r.video_seconds for r in records) / 3600, 3)),
-        ("megabytes", round(sum(r.tar_bytes for r in records) / 2**20, 1)),
-        *((f"failed: {reason}", count) for reason, count in sorted(reasons.items())),
+    if watch and as_json:
+        raise UsageError("--watch and --json: choose one")
+    if watch:
+        _watch(dataset)
+        return
+    found = read_status(dataset)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+        return
+    show.out.print(_status_table(found))
+    if found.reasons:
+        show.note(f"`pipeline errors {dataset}` lists the failed videos")
+
+
+def _watch(dataset: str) -> None:
+    """Shows the status anew every few seconds until interrupted."""
+    import time
+
+    from rich.live import Live
+
+    from pipeline.cli.app import Interrupted
+    from pipeline.status import read_status
+
+    first = _status_table(read_status(dataset))
+    with suppress(Interrupted), Live(first, console=show.out, auto_refresh=False) as live:
+        while True:
+            began = time.monotonic()
+            live.update(_status_table(read_status(dataset)), refresh=True)
+            # a dataset that takes long to read is read less often
+            time.sleep(max(WATCH_SECONDS, 4 * (time.monotonic() - began)))
+
+
+def _status_table(found: "Status") -> "Table":
+    rows: list[tuple[str, str | int | float]] = [
+        ("shards", f"{found.shards} of {found.planned_shards}"),
+        ("videos", f"{found.videos} of {found.planned_videos}"),
+        ("in the shards", found.successes),
+        ("hours of video", round(found.video_seconds / 3600, 3)),
+        ("megabytes", round(found.tar_bytes / 2**20, 1)),
+        *((f"failed: {reason}", count) for reason, count in found.reasons.items()),
+        *((f"decoded on {device}", count) for device, count in found.decoded_on.items()),
+        *_stage_rows(found),
     ]
-    show.table(dataset, ("what", "number"), rows)
-    if reasons:
-        _show_failures(dataset)
+    if found.rate is not None:
+        rate, left = found.rate, show.duration(found.rate.seconds_left)
+        ends = datetime.now().astimezone() + timedelta(seconds=found.rate.seconds_left)
+        rows += [
+            ("videos an hour, lately", round(rate.videos_per_hour)),
+            ("hours of video an hour", round(rate.video_seconds_per_second, 1)),
+            ("time left at this rate", f"{left}, until {ends:%Y-%m-%d %H:%M}"),
+        ]
+    if found.lease is not None:
+        dead = "" if found.lease.valid else " (dead: `pipeline doctor --fix` clears it)"
+        rows.append(("run at work", f"{found.lease}{dead}"))
+    return show.make_table(found.dataset, ("what", "number"), rows)
 
 
-def _show_failures(dataset: str) -> None:
-    from pipeline.dataset import read_all_rows
+def _stage_rows(found: "Status") -> list[tuple[str, str]]:
+    """Each stage's share of the workers' time, the bottleneck marked."""
+    total = sum(found.stage_seconds.values())
+    return [
+        (
+            f"stage {name}",
+            f"{seconds:,.1f} s, {seconds / total:.0%}"
+            + (", the bottleneck" if name == found.bottleneck else ""),
+        )
+        for name, seconds in found.stage_seconds.items()
+        if total > 0
+    ]
 
-    failed = [row for row in read_all_rows(dataset) if row["status"] == "failed"]
-    rows = [(row["key"], row["reason"], row["error_message"]) for row in failed[:MOST_FAILURES]]
-    show.table("Failed videos", ("key", "reason", "message"), rows)
-    if len(failed) > MOST_FAILURES:
-        more = len(failed) - MOST_FAILURES
-        show.note(f"and {more} more: all are in {dataset}/manifest.parquet, status = failed")
 
-
-def verify(dataset: DatasetArgument, debug: options.Debug = False) -> None:
-    """Hashes every file, compares tar, parquet, record and manifest; exit code 1 if any differ."""
+def verify(
+    dataset: DatasetArgument,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Open every array, transcript and proxy too.")
+    ] = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Hashes every file, compares tar, parquet, record, plan and manifest; exit code 1 if any
+    differ."""
+    from pipeline.dataset import read_dataset_card, read_records
     from pipeline.verify import verify_dataset
 
-    problems = verify_dataset(dataset)
-    for problem in problems:
-        show.error(problem)
+    read_dataset_card(dataset)
+    records = read_records(dataset)
+    size = sum(record.tar_bytes for record in records)
+    with show.byte_progress("verify", size) as advance:
+        problems = verify_dataset(dataset, deep=deep, records=records, on_bytes=advance)
+    if as_json:
+        facts = {"shards": len(records), "tar_bytes": size, "deep": deep, "problems": problems}
+        typer.echo(json.dumps({"dataset": dataset} | facts, indent=2))
+    else:
+        for problem in problems:
+            show.error(problem)
     if problems:
         raise AbortError(f"{dataset}: {len(problems)} problems")
     show.note(f"{dataset}: every shard is what its record says")
 
 
-def inspect(
-    shard: Annotated[str, typer.Argument(help="DATASET/shards/000000.tar")],
+def doctor(
+    dataset: DatasetArgument,
+    fix: Annotated[bool, typer.Option("--fix", help="Do the repairs that are safe.")] = False,
+    check_sources: Annotated[
+        bool, typer.Option("--check-sources", help="Look for every planned video in its place.")
+    ] = False,
+    as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """What is in one shard: its videos, their tracks and transcripts."""
-    from pipeline.samples import read_shard
-    from pipeline.shards import shard_numbers
+    """What is wrong with a dataset as a whole, why, and what to do; exit code 1 while an error
+    remains."""
+    from pipeline.doctor import diagnose, repair
 
-    dataset, separator, name = shard.rpartition("/shards/")
-    number = name.removesuffix(".tar")
-    if not separator or not number.isdigit() or int(number) not in shard_numbers(dataset):
-        raise UsageError(f"{shard}: not a published shard; expected DATASET/shards/000000.tar")
-    rows = [
-        (
-            sample.key,
-            show.duration(sample.duration),
-            ", ".join(f"{n} {t.rows.shape[0]}x{t.rows.shape[1]}" for n, t in sample.tracks.items()),
-            " / ".join(segment.text for segment in sample.segments),
-        )
-        for sample in read_shard(dataset, int(number))
-    ]
-    show.table(shard, ("key", "length", "tracks", "transcript"), rows)
+    findings = diagnose(dataset, check_sources=check_sources)
+    if fix:
+        findings = repair(findings)
+    if as_json:
+        typer.echo(json.dumps([finding.as_json() for finding in findings], indent=2))
+    else:
+        _print_findings(findings)
+    errors = sum(finding.severity == "error" and not finding.fixed for finding in findings)
+    if errors:
+        raise AbortError(f"{dataset}: {errors} errors")
+    if not findings:
+        show.note(f"{dataset}: nothing is wrong")
+
+
+def _print_findings(findings: "Sequence[Finding]") -> None:
+    for finding in findings:
+        show.out.print(f"[bold {COLOURS[finding.severity]}]{finding.severity}[/]", end=" ")
+        show.out.print(finding.what, markup=False, soft_wrap=True)
+        show.out.print(f"  why: {finding.why}", markup=False, soft_wrap=True)
+        done = f"fixed: {finding.fixed}" if finding.fixed else f"to do: {finding.todo}"
+        show.out.print(f"  {done}", markup=False, soft_wrap=True)
 
 
 @weights_app.command(name="list")
-def list_weights(debug: options.Debug = False) -> None:
-    """Every set of weights: source, licence, whether it is here."""
+def list_weights(as_json: options.Json = False, debug: options.Debug = False) -> None:
+    """Every set of weights: source, sha256, licence, whether it is here."""
     from extractors.weights import cache_folder, registry
 
+    if as_json:
+        show.out.print_json(json.dumps([weights.facts() for weights in registry()]))
+        return
     rows = [
-        (w.name, w.what, w.source, w.licence, "yes" if w.is_cached else "no") for w in registry()
+        (w.name, w.what, w.source, w.licence, "yes" if w.is_cached else "no", w.sha256_shown)
+        for w in registry()
     ]
-    show.table(str(cache_folder()), ("name", "what", "source", "licence", "here"), rows)
+    titles = ("name", "what", "source", "licence", "here", "sha256")
+    show.table(str(cache_folder()), titles, rows)
 
 
 @weights_app.command()
@@ -118,14 +209,8 @@ def fetch(
 
 def _preset_weights(preset: str) -> list[str]:
     """The registry's names that a preset needs."""
-    from extractors.config import ActionModelConfig, ImageModelConfig, MotionModelConfig
+    from extractors.preflight import needed_weights
 
     config = options.load_config(preset, None, None).extract
-    names: list[str] = []
-    for extractor in config.wanted.values():
-        if isinstance(extractor, ImageModelConfig | ActionModelConfig):
-            names.append(extractor.model)
-        elif isinstance(extractor, MotionModelConfig):
-            names.append("transnetv2")
-    names += [config.speech.model] if config.speech else []
-    return names + ([config.text.model] if config.text else [])
+    needs = needed_weights(config.wanted, config.speech, config.text)
+    return [need.name for need in needs if need.local is None]

@@ -1,17 +1,19 @@
 """What people see: errors, tables, progress."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 
@@ -31,6 +33,11 @@ def note(message: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Prints a table; numbers to the right."""
+    out.print(make_table(title, columns, rows))
+
+
+def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """What `table` prints."""
     made = Table(title=title, title_justify="left", title_style="bold")
     rows = [list(row) for row in rows]
     for number, column in enumerate(columns):
@@ -40,7 +47,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         )
     for row in rows:
         made.add_row(*(_escaped(_text(value)) for value in row))
-    out.print(made)
+    return made
 
 
 @contextmanager
@@ -57,6 +64,21 @@ def progress(what: str, total: int, unit: str) -> Iterator["Bar"]:
     )
     with Progress(*columns, console=err) as shown:
         yield Bar(shown, total)
+
+
+@contextmanager
+def byte_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error by bytes; gives what adds to it, from any thread."""
+    columns = (
+        TextColumn(f"[bold]{what}[/]"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as shown:
+        task = shown.add_task("", total=total)
+        yield lambda count: shown.update(task, advance=count)
 
 
 class Bar:
