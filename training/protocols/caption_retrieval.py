@@ -10,7 +10,7 @@ import torch
 
 from training.checkpoints import Run, load_run
 from training.embedding import ClipEmbeddings, embed_clips
-from training.evaluation import RetrievalRow, caption_vectors, check_any_row, retrieval_rows
+from training.evaluation import RetrievalRow, caption_rows, check_any_row, retrieval_rows
 from training.protocols.caption_sets import (
     CaptionedClip,
     caption_clip_inputs,
@@ -49,7 +49,7 @@ def evaluate_youcook2(
     """Zero-shot retrieval on YouCook2's validation clips, and of its full videos by `target`.
 
     Captions go through the sentence encoder of the run's dataset. `dataset`, `complete` and
-    `total` (officially 3350) as in `caption_vectors` and `retrieval_rows`; `count_missing` is a
+    `total` (officially 3350) as in `caption_rows` and `retrieval_rows`; `count_missing` is a
     `total` of the clips in the file. Raises UsageError where widths do not agree with the run's.
     """
     device = device or torch.device("cpu")
@@ -104,10 +104,11 @@ def embed_captioned_clips(
     dataset: str | None = None,
 ) -> ClipEmbeddings:
     """Embeds clips and captions; `frames` rows of spectrogram count, whatever training took."""
-    captions_NE = caption_vectors(run, [clip.caption for clip in clips], device, dataset)
+    captions = caption_rows(run, [clip.caption for clip in clips], device, dataset)
+    most = run.config.sampling.max_text_rows
     inputs = [
-        caption_clip_inputs(clip, text_E, run.model.dims, frames)
-        for clip, text_E in zip(clips, captions_NE, strict=True)
+        caption_clip_inputs(clip, caption_RE[:most], run.model.dims, frames)
+        for clip, caption_RE in zip(clips, captions, strict=True)
     ]
     sampling = run.config.sampling.model_copy(update={"audio_frames": frames})
     config = run.config.model_copy(update={"sampling": sampling})

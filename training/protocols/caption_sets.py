@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.errors import UsageError
+from pipeline.restricted_pickle import read_pickle
 from training.clips import ClipInputs, Float32, TrackDims
 from training.embedding import unit_rows
-from training.protocols.restricted_pickle import read_pickle
 
 YOUTUBE_ID = 11
 
@@ -50,9 +50,9 @@ def read_captioned_clips(url: str, trust_pickle: bool) -> list[CaptionedClip]:
 
 
 def caption_clip_inputs(
-    clip: CaptionedClip, text_E: NDArray[np.floating], dims: TrackDims, frames: int
+    clip: CaptionedClip, text_RE: NDArray[np.floating], dims: TrackDims, frames: int
 ) -> ClipInputs:
-    """What the model takes of a clip and its caption's vector, at most `frames` of its sound.
+    """What the model takes of a clip and its caption's rows, at most `frames` of its sound.
 
     Each visual part is scaled to unit length, as in training. Raises UsageError where a width is
     not the model's.
@@ -72,7 +72,7 @@ def caption_clip_inputs(
         visual=np.concatenate([*parts, np.zeros(0, np.float32)]),
         visual_parts=np.array([bool(part.any()) for part in parts], dtype=bool),
         spectrogram=spectrogram,
-        text=np.asarray(text_E, np.float32)[None],
+        text=np.asarray(text_RE, np.float32),
     )
 
 

@@ -55,10 +55,11 @@ def encoder(monkeypatch) -> list[str]:
         asked.append(dataset)
         return ExtractConfig()
 
-    def embed(sentences, config, device) -> np.ndarray:
+    def embed(sentences, config, device) -> list[np.ndarray]:
         assert isinstance(config, ExtractConfig)
-        return np.stack([np.random.default_rng(len(s) + sum(map(ord, s))).normal(size=20)
-                         for s in sentences]).astype(np.float32)  # fmt: skip
+        seeds = [len(sentence) + sum(map(ord, sentence)) for sentence in sentences]
+        rows = [np.random.default_rng(seed).normal(size=(1, 20)) for seed in seeds]
+        return [row.astype(np.float32) for row in rows]
 
     monkeypatch.setattr(evaluation, "read_dataset_config", config_of)
     monkeypatch.setattr(evaluation, "embed_sentences", embed)
@@ -117,7 +118,9 @@ def test_the_dataset_may_have_moved(run: str, data: str, encoder: list[str]) -> 
 
 
 def test_another_sentence_encoder_is_refused(run: str, data: str, encoder, monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "embed_sentences", lambda s, c, d: np.zeros((len(s), 384)))
+    monkeypatch.setattr(
+        evaluation, "embed_sentences", lambda s, c, d: [np.zeros((1, 384))] * len(s)
+    )
     with pytest.raises(UsageError, match="gives 384 columns, the run takes 20"):
         evaluate_msrvtt(run, data, True)
 

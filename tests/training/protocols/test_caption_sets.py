@@ -37,7 +37,7 @@ def youcook2_item(**changes: object) -> dict[str, object]:
 def test_youcook2_as_mcn_reads_it(tmp_path: Path) -> None:
     (clip,) = read_captioned_clips(write(tmp_path, [youcook2_item()]), trust_pickle=True)
     assert (clip.id, clip.video, clip.caption) == ("abcdefghijk_3", "abcdefghijk", "cut the onion")
-    inputs = caption_clip_inputs(clip, np.arange(6.0), DIMS, frames=20)
+    inputs = caption_clip_inputs(clip, np.arange(6.0)[None], DIMS, frames=20)
     np.testing.assert_allclose(inputs.visual, [0.6, 0, 0.8, 0, 0, 1, 0])  # each of length one
     assert inputs.visual.dtype == inputs.spectrogram.dtype == np.float32
     assert inputs.spectrogram.shape == (5, 20)
@@ -76,20 +76,20 @@ def test_features_over_time_are_pooled_by_their_maximum(tmp_path: Path) -> None:
 )
 def test_clips_without_sound(tmp_path: Path, changes: dict[str, object]) -> None:
     (clip,) = read_captioned_clips(write(tmp_path, [youcook2_item(**changes)]), trust_pickle=True)
-    inputs = caption_clip_inputs(clip, np.zeros(6), DIMS, frames=20)
+    inputs = caption_clip_inputs(clip, np.zeros((1, 6)), DIMS, frames=20)
     assert inputs.present == {"video": True, "audio": False, "text": True}
 
 
 def test_clips_without_one_of_the_features(tmp_path: Path) -> None:
     (clip,) = read_captioned_clips(write(tmp_path, [youcook2_item(**{"3d": None})]), True)
-    inputs = caption_clip_inputs(clip, np.zeros(6), DIMS, frames=20)
+    inputs = caption_clip_inputs(clip, np.zeros((1, 6)), DIMS, frames=20)
     assert inputs.visual_parts.tolist() == [True, False]
     np.testing.assert_allclose(inputs.visual, [0.6, 0, 0.8, 0, 0, 0, 0])
 
 
 def test_a_run_without_picture_or_sound_leaves_them_out() -> None:
     clip = CaptionedClip("a", "b", (np.ones(4, np.float32),) * 2, np.zeros((5, 9), np.float32))
-    inputs = caption_clip_inputs(clip, np.zeros(6), TrackDims((0, 0), 0, 6), frames=20)
+    inputs = caption_clip_inputs(clip, np.zeros((1, 6)), TrackDims((0, 0), 0, 6), frames=20)
     assert inputs.present == {"video": False, "audio": False, "text": True}
 
 
@@ -101,7 +101,7 @@ def test_other_widths_than_the_runs_are_refused(tmp_path: Path) -> None:
         (TrackDims((4,), 5, 6), "takes 1 visual tracks, this file has 2"),
     ]:
         with pytest.raises(UsageError, match=message):
-            caption_clip_inputs(clip, np.zeros(6), dims, frames=20)
+            caption_clip_inputs(clip, np.zeros((1, 6)), dims, frames=20)
 
 
 @pytest.mark.parametrize(

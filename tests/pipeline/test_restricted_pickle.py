@@ -1,4 +1,4 @@
-"""training.protocols.restricted_pickle: arrays and tensors come back, nothing else runs."""
+"""pipeline.restricted_pickle: arrays and tensors come back, nothing else runs."""
 
 import io
 import os
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from extractors.errors import UsageError
-from training.protocols.restricted_pickle import read_pickle
+from pipeline.restricted_pickle import read_pickle
 
 CONTENT = [
     {
