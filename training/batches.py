@@ -39,6 +39,11 @@ class ClipBatch:
         """The same batch on a device."""
         return self._map(lambda values: values.to(device, non_blocking=True))
 
+    def counting_missing(self) -> "ClipBatch":
+        """The same arrays with every modality said to be there (loss.mask_missing)."""
+        present = {name: torch.ones_like(mask_B) for name, mask_B in self.present.items()}
+        return replace(self, parts_BP=torch.ones_like(self.parts_BP), present=present)
+
     def rows(self, index_N: Tensor) -> "ClipBatch":
         """The clips of these rows, padded as they are."""
         return self._map(lambda values: values[index_N])
@@ -87,6 +92,17 @@ def overlapping(spans_N3: Tensor) -> Tensor:
     meets_NN = (start_N[:, None] < end_N) & (start_N < end_N[:, None])
     meets_NN &= video_N[:, None] == video_N
     return meets_NN.fill_diagonal_(False)
+
+
+def neighbouring(spans_N3: Tensor, count: int) -> Tensor:
+    """(N, N) bool: [i, j] where j is one of the `count` clips of i's video nearest to i in time,
+    by the distance of their middles; i itself is the first of them. From `spans`."""
+    video_N, start_N, end_N = spans_N3.unbind(1)
+    middle_N = (start_N + end_N) / 2
+    away_NN = (middle_N[:, None] - middle_N).abs().fill_diagonal_(-1.0)
+    away_NN[video_N[:, None] != video_N] = torch.inf
+    rank_NN = away_NN.argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank_NN < count) & away_NN.isfinite()
 
 
 def collate(inputs: Sequence[ClipInputs], dims: TrackDims, config: TrainConfig) -> ClipBatch:

@@ -21,7 +21,7 @@ from pipeline import storage
 from pipeline.settings import dump_settings, load_settings
 from training.clips import TrackDims
 from training.config import TrainConfig
-from training.model import Mcn
+from training.model import Mcn, build_model
 from training.provenance import track_fingerprints
 from training.sampling import TrainingSet
 
@@ -156,7 +156,7 @@ def load_run(run: str, device: torch.device, which: Which = "last") -> Run:
         raise UsageError(f"{run}: no card.json, so no trained model; run `pipeline run train`")
     config = load_settings(TrainConfig, [(f"{run}/card.json", json.dumps(card["config"]))])
     dims = TrackDims(**card["dims"] | {"visual": tuple(card["dims"]["visual"])})
-    model = Mcn(config.model, dims, decoders=config.loss.reconstruction_weight > 0)
+    model = build_model(config, dims)
     model.load_state_dict(load_state(run, card, device, which)["model"])
     return Run(model.to(device).eval(), config, card)
 

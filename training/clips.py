@@ -51,13 +51,20 @@ class ClipInputs:
     spectrogram: Float32 = field(repr=False)
     """(n_mels, frames), decibels; 0 frames where there is no sound."""
     text: Float32 = field(repr=False)
-    """(rows, dim); 0 rows where nothing is said."""
+    """(rows, dim), words or sentences; 0 rows where nothing is said."""
 
     @property
     def present(self) -> dict[str, bool]:
         """Which modalities the clip has."""
         audio, text = self.spectrogram.shape[1] > 0, len(self.text) > 0
         return dict(zip(MODALITIES, (bool(self.visual_parts.any()), audio, text), strict=True))
+
+
+def read_tracks(config: SamplingConfig) -> tuple[str, ...]:
+    """The tracks of the modalities that are read, 'text' for the text vectors."""
+    visual = config.visual_tracks if "video" in config.modalities else ()
+    audio = (config.audio_track,) if "audio" in config.modalities else ()
+    return (*visual, *audio, *(("text",) if "text" in config.modalities else ()))
 
 
 def video_clips(sample: VideoSample, window: float) -> tuple[Clip, ...]:
@@ -121,7 +128,8 @@ def clip_inputs(
 ) -> ClipInputs:
     """What of a video lies in a clip.
 
-    Text rows are those of the segments whose middle lies in the clip, at most `max_text_rows`;
+    Text rows, words or sentences, are those of the segments whose middle lies in the clip, at most
+    `max_text_rows`;
     the spectrogram keeps its first `audio_frames`. Raises AbortError where a track's width is
     not the dataset's.
     """
@@ -170,7 +178,28 @@ def _text_rows(sample: VideoSample, clip: Clip, dim: int) -> Float32:
     _check_width(sample.key, "text", sample.text.shape[1], dim)
     inside = [i for i, segment in enumerate(sample.segments) if _middle_in(segment, clip)]
     inside.sort(key=lambda i: (sample.segments[i].start, i))
-    return sample.text[inside].astype(np.float32)
+    vectors = segment_vectors(sample)
+    rows = [vectors[i] for i in inside]
+    return np.concatenate([np.zeros((0, dim)), *rows]).astype(np.float32)
+
+
+def segment_vectors(sample: VideoSample) -> list[NDArray[np.generic]]:
+    """(W, dim) of each segment: its words' vectors in order, or the one of its sentence.
+
+    Segment i has the rows `offsets[i]:offsets[i + 1]` of `sample.text`, with `text_offsets`;
+    without them each segment has one row. Raises AbortError where the rows are not as many as the
+    segments need.
+    """
+    assert sample.text is not None
+    stored = sample.text_offsets
+    offsets = range(len(sample.text) + 1) if stored is None else stored.tolist()
+    ends = (offsets[0], offsets[-1], len(offsets)) if len(offsets) else ()
+    if sample.text.ndim != 2 or ends != (0, len(sample.text), len(sample.segments) + 1):
+        raise AbortError(
+            f"video {sample.key}: text of shape {sample.text.shape} for {len(sample.segments)} "
+            "segments; extract the dataset again"
+        )
+    return np.split(sample.text, offsets[1:-1])
 
 
 def _middle_in(segment: Segment, clip: Clip) -> bool:

@@ -1,17 +1,21 @@
-"""On-line k-means over the fused vectors of this step and of a queue of earlier ones.
+"""K-means: Lloyd's algorithm and its mini-batch form, their starts, what becomes of empty clusters.
 
-Shapes: N rows, K clusters, D embedding, Q queue.
+With several ranks all hold the same rows and call together; each assigns its share of them, sums
+and counts are added up, and all come to the same clusters: those of one process but for rounding.
+Shapes: N rows, B rows of this rank, K clusters, D embedding.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import normalized_mutual_info_score
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from training.config import ClusteringConfig
+from training.distributed import gather_rows, own_share, sum_over_ranks
+
+SPLIT_STEP = 1 / 1024
+"""By how much of themselves the columns of a split centroid move, up and down in turn (FAISS)."""
 
 
 @dataclass(frozen=True)
@@ -23,26 +27,19 @@ class Clustering:
     """Nearest centroid of each row, against `centroids_KD`."""
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """What the clustering loss of a step needs, and what the log says of a refit."""
+def nearest(rows_ND: Tensor, centroids_KD: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """How near each row's nearest centroid is, (N,), and which it is, (N,).
 
-    centroids_KD: Tensor
-    labels_N: Tensor
-    statistics: dict[str, float]
-    """After a refit: clusters_used, largest_cluster (share of the rows), labels_kept (NMI of the
-    rows' labels before and after); else empty."""
-
-
-def similarity(rows_ND: Tensor, centroids_KD: Tensor, metric: str) -> Tensor:
-    """(N, K), larger is nearer: cosine, or minus the squared distance for 'euclidean'.
-
-    The cosine with a zero vector is 0.
+    Larger is nearer: the cosine, or minus the squared distance for 'euclidean'. The cosine with a
+    zero vector is 0. Of equally near centroids the first.
     """
-    if metric != "euclidean":
-        return normalize(rows_ND) @ normalize(centroids_KD).T
-    square_N1, square_K = (rows_ND**2).sum(1, keepdim=True), (centroids_KD**2).sum(1)
-    return 2 * rows_ND @ centroids_KD.T - square_N1 - square_K
+    if metric == "euclidean":
+        dot_NK = 2 * rows_ND @ centroids_KD.T - (centroids_KD**2).sum(1)
+        best_N, labels_N = dot_NK.max(dim=1)
+        return best_N - (rows_ND**2).sum(1), labels_N
+    # a row's own length does not change which is nearest: no normalised copy of all rows
+    best_N, labels_N = (rows_ND @ normalize(centroids_KD).T).max(dim=1)
+    return best_N / rows_ND.norm(dim=1).clamp(min=1e-12), labels_N
 
 
 def kmeans(
@@ -56,137 +53,139 @@ def kmeans(
     """Lloyd's algorithm from given centroids; settings as in ClusteringConfig.
 
     Stops when the sum of squared centroid shifts is at most `tolerance`. Same rows and start give
-    the same bits on one machine.
+    the same bits on one machine. Holds the rows, once more if spherical, and (N, K) numbers.
     """
-    rows_ND = normalize(rows_ND) if metric == "spherical" else rows_ND
-    centroids_KD = normalize(start_KD) if metric == "spherical" else start_KD
+    rows_ND, centroids_KD = _for_metric(rows_ND, metric), _for_metric(start_KD, metric)
     for _ in range(max_iterations):
-        similarity_NK = similarity(rows_ND, centroids_KD, metric)
-        nearest_N, labels_N = similarity_NK.max(dim=1)
-        # a product with the one-hot matrix: unlike index_add it has one order of summation
-        member_NK = one_hot(labels_N, len(centroids_KD)).to(rows_ND.dtype)
-        count_K1 = member_NK.sum(0)[:, None]
-        means_KD = (member_NK.T @ rows_ND) / count_K1.clamp(min=1)
-        empty_K = count_K1[:, 0] == 0
-        if empty_clusters == "keep":
-            means_KD[empty_K] = centroids_KD[empty_K]
-        elif empty_clusters == "reseed":
-            farthest = nearest_N.argsort(stable=True)[: int(empty_K.sum())]
-            means_KD[empty_K.nonzero()[: len(farthest), 0]] = rows_ND[farthest]
-        means_KD = normalize(means_KD) if metric == "spherical" else means_KD
+        best_B, sums_KD, count_K = _assign(rows_ND, centroids_KD, metric)
+        means_KD = sums_KD / count_K.clamp(min=1)[:, None]
+        means_KD = _refill(means_KD, centroids_KD, count_K, rows_ND, best_B, empty_clusters)
+        means_KD = _for_metric(means_KD, metric)
         shift = float(((means_KD - centroids_KD) ** 2).sum())
         centroids_KD = means_KD
         if shift <= tolerance:
             break
-    labels_N = similarity(rows_ND, centroids_KD, metric).argmax(dim=1)
-    return Clustering(centroids_KD, labels_N)
+    return Clustering(centroids_KD, label(rows_ND, centroids_KD, metric))
 
 
-class FeatureQueue(nn.Module):
-    """A ring buffer of the newest rows: pushing overwrites the oldest and moves nothing."""
+def minibatch_kmeans(
+    rows_ND: Tensor,
+    start_KD: Tensor,
+    rng: np.random.Generator,
+    batch_rows: int,
+    metric: str = "spherical",
+    empty_clusters: str = "reseed",
+    iterations: int = 100,
+) -> Clustering:
+    """Mini-batch k-means (Sculley 2010): each iteration moves the centroids by some rows alone.
 
-    rows_QD: Tensor
-    pushed: Tensor
-
-    def __init__(self, capacity: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("rows_QD", torch.zeros(capacity, dim))
-        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
-
-    def __len__(self) -> int:
-        return min(int(self.pushed), len(self.rows_QD))
-
-    def push(self, rows_ND: Tensor) -> None:
-        """Appends rows; of more than the capacity the last ones stay."""
-        capacity, start = len(self.rows_QD), int(self.pushed)
-        kept_ND = rows_ND[max(0, len(rows_ND) - capacity) :]
-        first = start + len(rows_ND) - len(kept_ND)
-        slots_N = torch.arange(first, first + len(kept_ND), device=rows_ND.device)
-        if len(kept_ND):
-            self.rows_QD[slots_N % capacity] = kept_ND.detach().to(self.rows_QD.dtype)
-        self.pushed += len(rows_ND)
-
-    def filled(self) -> Tensor:
-        """(len, D): the rows held, in the order of the slots, not of their age. A view."""
-        return self.rows_QD[: len(self)]
-
-
-class OnlineKmeans(nn.Module):
-    """The clustering of a training run; everything it remembers is in its state dict.
-
-    (MCN: k-means on the queue and the batch every `refit_steps` steps, warm-started.)
+    A centroid is the mean of all rows that were ever assigned to it. Clusters that are empty of
+    all rows at the end are refilled once. Same rows, start and `rng` give the same bits.
     """
+    rows_ND, centroids_KD = _for_metric(rows_ND, metric), _for_metric(start_KD, metric)
+    seen_K = rows_ND.new_zeros(len(start_KD))
+    for _ in range(iterations):
+        drawn = torch.from_numpy(rng.integers(len(rows_ND), size=min(batch_rows, len(rows_ND))))
+        batch_ND = rows_ND[drawn.to(rows_ND.device)]
+        _, sums_KD, count_K = _assign(batch_ND, centroids_KD, metric)
+        seen_K += count_K
+        step_KD = (sums_KD - count_K[:, None] * centroids_KD) / seen_K.clamp(min=1)[:, None]
+        centroids_KD = _for_metric(centroids_KD + step_KD, metric)
+    best_B, _, count_K = _assign(rows_ND, centroids_KD, metric)
+    centroids_KD = _refill(
+        centroids_KD.clone(), centroids_KD, count_K, rows_ND, best_B, empty_clusters
+    )
+    centroids_KD = _for_metric(centroids_KD, metric)
+    return Clustering(centroids_KD, label(rows_ND, centroids_KD, metric))
 
-    centroids_KD: Tensor
-    started: Tensor
 
-    def __init__(self, config: ClusteringConfig, clusters: int, dim: int) -> None:
-        super().__init__()
-        self.config = config
-        self.queue = FeatureQueue(config.queue_rows, dim)
-        self.register_buffer("centroids_KD", torch.zeros(clusters, dim))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+def random_rows(rows_ND: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
+    """(K, D): so many rows, drawn without replacement."""
+    return rows_ND[torch.from_numpy(rng.permutation(len(rows_ND))[:clusters])]
 
-    def start_epoch(self) -> None:
-        """Forgets the centroids unless they are kept; the queue stays (as released)."""
-        if not self.config.keep_centroids:
-            self.started.fill_(False)
 
-    @torch.no_grad()
-    def step(
-        self, fused_ND: Tensor, queued_N: Tensor, step: int, rng: np.random.Generator
-    ) -> Assignment | None:
-        """Refits if it is time, labels the batch, then queues the rows marked in `queued_N`.
+def plus_plus_rows(
+    rows_ND: Tensor, clusters: int, rng: np.random.Generator, metric: str = "spherical"
+) -> Tensor:
+    """(K, D): the first row at random, each further one with a probability proportional to its
+    squared distance from the nearest one so far (Arthur and Vassilvitskii 2007).
 
-        `rng` draws the starting rows where there are no centroids yet. None until there are as
-        many rows as clusters.
-        """
-        fused_ND = fused_ND.float()
-        statistics: dict[str, float] = {}
-        if step % self.config.refit_steps == 0 or not self.started:
-            statistics = self._refit(self._pool(fused_ND), rng)
-        labels_N = similarity(fused_ND, self.centroids_KD, self.config.metric).argmax(dim=1)
-        self.queue.push(fused_ND[queued_N])
-        if not self.started:
-            return None
-        return Assignment(self.centroids_KD.clone(), labels_N, statistics)
-
-    def _pool(self, fused_ND: Tensor) -> Tensor:
-        full = len(self.queue) == len(self.queue.rows_QD)
-        if full or self.config.partial_queue:
-            return torch.cat([fused_ND, self.queue.filled()])
-        return fused_ND
-
-    def _refit(self, rows_ND: Tensor, rng: np.random.Generator) -> dict[str, float]:
-        config, clusters = self.config, len(self.centroids_KD)
-        before_N = None
-        if self.started:
-            start_KD = self.centroids_KD
-            before_N = similarity(rows_ND, start_KD, config.metric).argmax(dim=1)
-        elif len(rows_ND) >= clusters:
-            start_KD = rows_ND[rng.permutation(len(rows_ND))[:clusters]]
+    Distances of cosine metrics are those of unit rows. Rows at no distance from the others are
+    drawn where nothing else is left.
+    """
+    points_ND = rows_ND if metric == "euclidean" else normalize(rows_ND)
+    chosen = [int(rng.integers(len(rows_ND)))]
+    distance_N = torch.full((len(rows_ND),), torch.inf, device=rows_ND.device)
+    while len(chosen) < clusters:
+        newest_D = points_ND[chosen[-1]]
+        squared_N = (points_ND**2).sum(1) - 2 * points_ND @ newest_D + (newest_D**2).sum()
+        distance_N = torch.minimum(distance_N, squared_N.clamp(min=0).float())
+        distance_N[chosen] = 0
+        summed_N = np.cumsum(distance_N.double().cpu().numpy())
+        if summed_N[-1] > 0:
+            drawn = int(np.searchsorted(summed_N, rng.random() * summed_N[-1], side="right"))
         else:
-            return {}
-        result = kmeans(
-            rows_ND,
-            start_KD,
-            config.metric,
-            config.empty_clusters,
-            config.max_iterations,
-            config.tolerance,
-        )
-        self.centroids_KD.copy_(result.centroids_KD)
-        self.started.fill_(True)
-        return _statistics(before_N, result.labels_N, clusters)
+            drawn = int(rng.choice(np.setdiff1d(np.arange(len(rows_ND)), chosen)))
+        chosen.append(drawn)
+    return rows_ND[chosen]
 
 
-def _statistics(before_N: Tensor | None, labels_N: Tensor, clusters: int) -> dict[str, float]:
-    count_K = torch.bincount(labels_N, minlength=clusters)
-    statistics = {
-        "clusters_used": float((count_K > 0).sum()),
-        "largest_cluster": float(count_K.max() / count_K.sum()),
-    }
-    if before_N is not None:
-        nmi = normalized_mutual_info_score(before_N.cpu().numpy(), labels_N.cpu().numpy())
-        statistics["labels_kept"] = float(nmi)
-    return statistics
+def label(rows_ND: Tensor, centroids_KD: Tensor, metric: str) -> Tensor:
+    """(N,): the nearest centroid of each row, each rank having looked at its share."""
+    _, labels_B = nearest(rows_ND[own_share(len(rows_ND))], centroids_KD, metric)
+    return gather_rows(labels_B)[0]
+
+
+def _for_metric(rows_ND: Tensor, metric: str) -> Tensor:
+    return normalize(rows_ND) if metric == "spherical" else rows_ND
+
+
+def _assign(rows_ND: Tensor, centroids_KD: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
+    """How near this rank's rows are to their centroids, (B,); over all ranks, the sum of each
+    cluster's rows, (K, D), and their number, (K,)."""
+    own_BD = rows_ND[own_share(len(rows_ND))]
+    best_B, labels_B = nearest(own_BD, centroids_KD, metric)
+    clusters = len(centroids_KD)
+    if rows_ND.is_cuda:  # there index_add has no fixed order of summation
+        sums_KD = one_hot(labels_B, clusters).to(own_BD.dtype).T @ own_BD
+    else:
+        sums_KD = torch.zeros_like(centroids_KD).index_add_(0, labels_B, own_BD)
+    count_K = torch.bincount(labels_B, minlength=clusters).to(own_BD.dtype)
+    both = sum_over_ranks(torch.cat([sums_KD, count_K[:, None]], dim=1))
+    return best_B, both[:, :-1], both[:, -1]
+
+
+def _refill(
+    means_KD: Tensor,
+    before_KD: Tensor,
+    count_K: Tensor,
+    rows_ND: Tensor,
+    best_B: Tensor,
+    empty_clusters: str,
+) -> Tensor:
+    """The means with those of empty clusters replaced, as the policy says."""
+    empty_K = count_K == 0
+    if not bool(empty_K.any()):
+        return means_KD
+    if empty_clusters == "zero":
+        means_KD[empty_K] = 0
+    elif empty_clusters == "keep":
+        means_KD[empty_K] = before_KD[empty_K]
+    elif empty_clusters == "split":
+        _split_largest(means_KD, count_K.clone())
+    else:
+        farthest = gather_rows(best_B)[0].argsort(stable=True)[: int(empty_K.sum())]
+        means_KD[empty_K.nonzero()[: len(farthest), 0]] = rows_ND[farthest]
+    return means_KD
+
+
+def _split_largest(means_KD: Tensor, count_K: Tensor) -> None:
+    """Every empty cluster becomes one half of the largest one, which may be split again."""
+    apart_D = torch.full_like(means_KD[0], SPLIT_STEP)
+    apart_D[1::2] *= -1
+    for empty in (count_K == 0).nonzero()[:, 0].tolist():
+        largest = int(count_K.argmax())
+        means_KD[empty] = means_KD[largest] * (1 + apart_D)
+        means_KD[largest] *= 1 - apart_D
+        count_K[empty] = count_K[largest] / 2
+        count_K[largest] /= 2

@@ -14,6 +14,11 @@ from pipeline.settings import Settings
 class SamplingConfig(Settings):
     """Which clips are drawn and how they are cut from the tracks."""
 
+    modalities: tuple[Literal["video", "audio", "text"], ...] = Field(
+        default=("video", "audio", "text"), min_length=2
+    )
+    """What of a dataset is read, at least two: the model has no branch for the others
+    (paper: all three; its ablation leaves out sound or picture)."""
     visual_tracks: tuple[str, ...] = ("visual_2d", "visual_3d")
     """Tracks of the picture. Each is max-pooled over the clip and L2-normalised, then they are
     concatenated in this order (paper: 2D, then 3D)."""
@@ -37,7 +42,8 @@ class SamplingConfig(Settings):
     padding_decibel: float = -80.0
     """Value of padded spectrogram frames (official: 0, which is the loudest level)."""
     max_text_rows: int = Field(default=20, ge=1)
-    """Text vectors kept of a clip, the first in time (paper: 20 words)."""
+    """Text vectors kept of a clip, the first in time: words where the dataset holds word vectors,
+    else sentences (paper: 20 words)."""
     shuffle_videos: int = Field(default=1000, ge=1)
     """Size of the shuffle buffer in decoded videos, over all workers together; bounds the memory
     of the readers."""
@@ -78,9 +84,24 @@ class ModelConfig(Settings):
 class LossConfig(Settings):
     """Weights and forms of the three losses."""
 
+    mask_missing: bool = True
+    """A modality that a clip lacks takes no part in any loss or in the fused mean. Official:
+    false, where silence and clips without words are embedded as zeros and count like others."""
+    contrastive: Literal["mms", "nce", "mil_nce"] = "mms"
+    """mms: softmax over the batch with a margin (paper). nce: InfoNCE, the same without a margin.
+    mil_nce: the right answers are the clip and its neighbours in the video (Miech et al. 2020)."""
+    contrastive_weight: float = Field(default=1.0, ge=0)
+    """Of the sum of the contrastive terms, one a pair of modalities (paper: 1). 0 leaves them
+    out."""
     margin: float = Field(default=0.001, ge=0)
-    """Subtracted from the logit of the right answer in the contrastive and the clustering loss;
-    constant (paper: 0.001)."""
+    """Subtracted from the logit of the right answer in mms and in the clustering loss
+    (paper: 0.001)."""
+    margin_growth: float = Field(default=1.0, ge=1)
+    """The margin is multiplied by this every 1,000 steps (official: 1, a constant margin; the MMS
+    of Ilharco et al. 2019 raises it during training)."""
+    mil_clips: int = Field(default=5, ge=1)
+    """Right answers of a clip under mil_nce: itself and those nearest in time among the clips of
+    its video in the batch, so many in all (MIL-NCE: 5)."""
     ignore_overlaps: bool = True
     """Clips of one video that overlap in time are no negatives of each other
     (official: false)."""
@@ -88,9 +109,10 @@ class LossConfig(Settings):
     """Of the clustering loss (paper: 1). 0 switches clustering off."""
     clustering_on: Literal["each", "fused"] = "each"
     """each: one term a modality, their sum divided by three. fused: the term of the fused vector
-    alone (official: each; its option --mean=1 is fused)."""
+    alone, for k-means with joint prediction (official: each; its option --mean=1 is fused)."""
     clustering_temperature: float = Field(default=0.1, gt=0)
-    """Of the clustering loss, where similarity is normalised (official: 1, with raw)."""
+    """Of the clustering loss, where similarity is normalised, and of sinkhorn always (official:
+    1 with raw similarity; 0.1 in the Sinkhorn variants)."""
     reconstruction_weight: float = Field(default=50.0, ge=0)
     """Of the reconstruction loss (official: 50). 0 leaves the decoders out of the model."""
     detach_targets: bool = True
@@ -98,14 +120,40 @@ class LossConfig(Settings):
     can shrink to lower the loss (official: false)."""
 
 
-class ClusteringConfig(Settings):
-    """On-line k-means on the fused vector."""
+class SinkhornConfig(Settings):
+    """Heads, prototypes and codes of the Sinkhorn variants (MCN's ablation; SwAV, Caron et al.
+    2020, for the codes, whose code MCN did not release)."""
 
+    labels: Literal["soft", "hard"] = "soft"
+    """What is predicted: the codes, or the prototype of the largest code (official: both)."""
+    head_dim: int = Field(default=256, ge=1)
+    """Size of the vectors that are compared with the prototypes (official: 256)."""
+    shared_head: bool = False
+    """One head and one set of prototypes for all modalities, else one each
+    (official: false; its option joint_cluster is true)."""
+    epsilon: float = Field(default=0.05, gt=0)
+    """Entropy of the codes: larger is softer (SwAV: 0.05)."""
+    iterations: int = Field(default=3, ge=1)
+    """Sinkhorn-Knopp rounds (SwAV: 3)."""
+    frozen_epochs: int = Field(default=1, ge=0)
+    """Epochs in which the prototypes are not trained (official: 1)."""
+
+
+class ClusteringConfig(Settings):
+    """The clusters: on-line k-means, or prototypes with Sinkhorn codes."""
+
+    method: Literal["kmeans", "sinkhorn"] = "kmeans"
+    """kmeans: centroids of the embeddings (the method). sinkhorn: learned prototypes, to which a
+    batch is assigned in equal parts (an ablation; `clusters` of them, no queue, no refits)."""
+    prediction: Literal["joint", "swapped", "own", "all"] = "joint"
+    """Which clusters a modality is pulled to. joint: those of the fused vector (the method).
+    Otherwise every modality is clustered alone, and predicts the clusters of the other modalities
+    (swapped), its own (own), or both (all; official: self_prediction)."""
     clusters: int = Field(default=256, ge=2)
-    """k (official: 256). Capped where the dataset is small; the log says so."""
+    """k (official: 256, and 6,000 or 8,000 prototypes). k-means is capped where the dataset is
+    small; the log says so."""
     queue_rows: int = Field(default=40960, ge=0)
-    """Fused vectors of earlier steps that are clustered with the current ones
-    (official: 40,960)."""
+    """Vectors of earlier steps that are clustered with the current ones (official: 40,960)."""
     queue_clips_per_video: int = Field(default=16, ge=1)
     """Clips of each video, the first ones, that enter the queue (official: 16 of 32)."""
     partial_queue: bool = True
@@ -114,18 +162,28 @@ class ClusteringConfig(Settings):
     refit_steps: int = Field(default=20, ge=1)
     """Steps from one k-means to the next; between them labels are the nearest of the old
     centroids (official: 20)."""
+    start: Literal["random", "k-means++"] = "k-means++"
+    """Of the first k-means. random: rows drawn without replacement (official). k-means++: rows far
+    apart (Arthur and Vassilvitskii 2007)."""
+    minibatch_rows: int | None = Field(default=None, ge=1)
+    """Rows drawn at random for every iteration (mini-batch k-means, Sculley 2010). null: all rows
+    in every iteration (official)."""
     max_iterations: int = Field(default=100, ge=1)
     """Of one k-means (official: 100)."""
     tolerance: float = Field(default=1e-4, ge=0)
     """Stop at this sum of squared centroid shifts or below (official: 1e-4)."""
     metric: Literal["spherical", "cosine_mean", "euclidean"] = "spherical"
     """spherical: cosine, centroids are means of unit vectors scaled to unit length.
-    cosine_mean: cosine, centroids are means of the rows as they are (official)."""
-    empty_clusters: Literal["reseed", "zero", "keep"] = "reseed"
-    """reseed: moved to the rows farthest from their own centroids. zero: become the zero vector
+    cosine_mean: cosine, centroids are means of the rows as they are (official).
+    euclidean: squared distance, centroids are means."""
+    empty_clusters: Literal["reseed", "split", "zero", "keep"] = "reseed"
+    """reseed: moved to the rows farthest from their own centroids. split: a copy of the largest
+    cluster's centroid, both moved a little apart (as in FAISS). zero: become the zero vector
     (official). keep: stay where they were."""
     keep_centroids: bool = True
     """Warm-start across epochs. Official: false, every epoch starts from random rows."""
+    sinkhorn: SinkhornConfig = SinkhornConfig()
+    """Of method sinkhorn."""
 
 
 class OptimiserConfig(Settings):
@@ -154,6 +212,9 @@ class TrainConfig(Settings):
 
     seed: int = Field(default=1, ge=0)
     """Of the weights, the shuffle, the clips and the k-means start (official: 1)."""
+    init: str | None = None
+    """Weights to start from instead of fresh ones: a run, or a checkpoint of the released code
+    (`e9.pth`). A part that it lacks (decoders, cluster heads) starts fresh. null: all fresh."""
     epochs: int = Field(default=30, ge=1)
     """Passes over the training videos (paper: 30)."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -180,6 +241,6 @@ class TrainConfig(Settings):
     loss: LossConfig = LossConfig()
     """The losses."""
     clustering: ClusteringConfig = ClusteringConfig()
-    """On-line k-means."""
+    """The clusters."""
     optimiser: OptimiserConfig = OptimiserConfig()
     """Optimiser and schedule."""

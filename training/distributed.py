@@ -25,6 +25,13 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
+def own_share(count: int) -> slice:
+    """Which of `count` rows that all ranks hold this one works on: runs whose lengths differ by
+    one at most, in the order of ranks."""
+    rank, world_size = world()
+    return slice(count * rank // world_size, count * (rank + 1) // world_size)
+
+
 def gather_rows(rows_BD: Tensor) -> tuple[Tensor, slice]:
     """All ranks' rows in the order of ranks, without gradient, and where this rank's lie."""
     rank, world_size = world()

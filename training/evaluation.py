@@ -18,15 +18,15 @@ from pipeline.dataset import read_dataset_config
 from pipeline.query import embed_sentences
 from pipeline.samples import read_dataset
 from training.checkpoints import Run, load_run
-from training.clips import MODALITIES, Clip, ClipInputs, Float32, video_clips
+from training.clips import MODALITIES, Clip, ClipInputs, Float32, read_tracks, video_clips
 from training.cluster_metrics import ClusterAgreement, cluster_agreement
 from training.config import TrainConfig
 from training.embedding import (
-    EMBED_CLIPS,
     ClipEmbeddings,
     concatenate,
     cut_clips,
     embed_clips,
+    embed_text,
     unit_rows,
 )
 from training.provenance import check_current, check_same_features
@@ -236,10 +236,11 @@ def raw_features(inputs: ClipInputs) -> dict[str, Float32]:
     return {name: unit_rows(part[None])[0] for name, part in parts.items()}
 
 
-def caption_vectors(
+def caption_rows(
     run: Run, captions: Sequence[str], device: torch.device, dataset: str | None = None
-) -> Float32:
-    """(N, E): captions through the sentence encoder of the dataset that the run was trained on.
+) -> list[Float32]:
+    """(R, E) of each caption through the text encoder of the dataset that the run was trained on:
+    one row, or one a known word, perhaps none.
 
     `dataset` names another place of that dataset, where it has moved. Raises UsageError where the
     run has no text branch, there is no dataset, or its encoder gives another width than the
@@ -248,29 +249,29 @@ def caption_vectors(
     if not run.model.dims.text:
         raise UsageError("this run was trained without text, so captions mean nothing to it")
     source = dataset or str(run.card["dataset"])
-    vectors_NE = embed_sentences(captions, read_dataset_config(source), device)
-    if vectors_NE.shape[1] != run.model.dims.text:
-        raise UsageError(
-            f"{source}: its sentence encoder gives {vectors_NE.shape[1]} columns, the run takes "
-            f"{run.model.dims.text}; name the dataset it was trained on with --dataset"
-        )
-    return vectors_NE
+    rows = embed_sentences(captions, read_dataset_config(source), device)
+    for caption_RE in rows[:1]:
+        if caption_RE.shape[1] != run.model.dims.text:
+            raise UsageError(
+                f"{source}: its text encoder gives {caption_RE.shape[1]} columns, the run takes "
+                f"{run.model.dims.text}; name the dataset it was trained on with --dataset"
+            )
+    return rows
 
 
 def embed_captions(
     run: Run, captions: Sequence[str], device: torch.device, dataset: str | None = None
 ) -> Float32:
-    """(N, D): captions in the joint space, each as a text of one sentence.
+    """(N, D): captions in the joint space, each as the text of one clip, at most `max_text_rows`
+    of its rows. Zero where a caption has no known word.
 
-    Raises UsageError as `caption_vectors` does.
+    Raises UsageError as `caption_rows` does.
     """
-    text_NE = torch.from_numpy(caption_vectors(run, captions, device, dataset))
-    with torch.inference_mode():
-        parts = [
-            run.model.embed_text(text_NE[block, None].to(device)).cpu()
-            for block in row_blocks(len(text_NE), EMBED_CLIPS)
-        ]
-    embedded_ND: Float32 = torch.cat(parts).numpy()
+    most = run.config.sampling.max_text_rows
+    embedded_ND = np.zeros((len(captions), run.config.model.embedding_dim), np.float32)
+    for i, caption_RE in enumerate(caption_rows(run, captions, device, dataset)):
+        if len(caption_RE):
+            embedded_ND[i] = embed_text(run.model, caption_RE[:most])
     return embedded_ND
 
 
@@ -287,7 +288,7 @@ def _having(
 
 def tracks_of(config: TrainConfig) -> set[str]:
     """The members of a sample that a run reads."""
-    return {*config.sampling.visual_tracks, config.sampling.audio_track, "text"}
+    return set(read_tracks(config.sampling))
 
 
 def row_blocks(count: int, size: int) -> Iterator[slice]:

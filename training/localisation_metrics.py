@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
+from sklearn.metrics import average_precision_score
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,32 @@ def micro_recall(videos: Iterable[FoundSteps], chance: bool = False) -> float:
         hits[video.task] = hits.get(video.task, 0) + (video.chance if chance else video.hits)
         steps[video.task] = steps.get(video.task, 0) + video.steps
     return float(np.mean([hits[task] / steps[task] for task in steps]))
+
+
+def macro_average_precision(
+    videos: Iterable[tuple[str, NDArray[np.floating], NDArray[np.bool_]]],
+) -> float:
+    """CrossTask mAP, from (task, scores (T, K), labels (T, K)) of each video; no decoding.
+
+    For each step of a task the seconds of all its videos are ranked by the step's raw score: the
+    average precision is the mean, over the seconds that lie in the step, of the precision at their
+    rank (tied scores at the rank of the last). Mean over the steps of a task that occur, then over
+    the tasks in which any does (printed beside the recall by the HowTo100M and MCN evaluations).
+    Raises ValueError where no step of any task occurs.
+    """
+    by_task: dict[str, list[tuple[NDArray[np.floating], NDArray[np.bool_]]]] = {}
+    for task, scores_TK, labels_TK in videos:
+        by_task.setdefault(task, []).append((scores_TK, labels_TK))
+    means = []
+    for parts in by_task.values():
+        scores_TK, labels_TK = (np.concatenate(part) for part in zip(*parts, strict=True))
+        occurring = np.flatnonzero(labels_TK.any(axis=0))
+        if len(occurring):
+            found = [average_precision_score(labels_TK[:, k], scores_TK[:, k]) for k in occurring]
+            means.append(float(np.mean(found)))
+    if not means:
+        raise ValueError("no step of any task occurs in these videos")
+    return float(np.mean(means))
 
 
 def segment_overlap(labels_TK: NDArray[np.bool_], found_TK: NDArray[np.bool_]) -> Overlap | None:

@@ -14,8 +14,8 @@ from extractors.errors import AbortError
 from training import checkpoints, distributed
 from training.config import TrainConfig
 from training.metrics_log import MetricsLog, check_wandb
-from training.provenance import check_current
-from training.sampling import ClipSampler, dataset_digest, open_training_set, read_ahead
+from training.provenance import check_current, stored_digest
+from training.sampling import ClipSampler, open_training_set, read_ahead
 from training.steps import Training, start_training, training_step
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def train(
     rank, world_size = distributed.world()
     check_current(dataset)
     training_set = open_training_set(dataset, config.sampling)
-    digest = dataset_digest(dataset)
+    digest = stored_digest(dataset)
     card = checkpoints.read_card(output)
     if card is not None:
         checkpoints.check_same_run(output, card, config, digest)

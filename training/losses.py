@@ -1,17 +1,19 @@
-"""The three losses of MCN. A missing modality takes no part: neither positive nor negative.
+"""The contrastive and the reconstruction losses. A missing modality takes no part: neither positive
+nor negative. Those of the clusters are in training.clustering_losses; training.objective weighs
+all of them.
 
 Formulas: MCN, arXiv 2104.12671, section 3, and its released code where the two differ.
-Shapes: B clips, D embedding, K clusters, F columns of a reconstruction target.
+Shapes: B clips, D embedding, F columns of a reconstruction target.
 """
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from training.config import LossConfig
-from training.model import McnOutput, Reconstruction, join
+from training.model import McnOutput, Reconstruction, at_least_float32
 
 PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"))
 
@@ -27,7 +29,8 @@ def mms(
 
     S = scale * x y^T, S' = S - margin on the diagonal; the sum of the mean cross-entropies of the
     diagonal over rows and over columns. `ignored_BB` marks pairs that are no negatives (bool,
-    symmetric, its diagonal false). 0 for an empty batch.
+    symmetric, its diagonal false). 0 for an empty batch. With a margin of 0 this is InfoNCE (van
+    den Oord et al. 2018) in both directions.
     """
     if len(x_BD) == 0:
         return (x_BD.sum() + y_BD.sum()) * 0.0
@@ -39,10 +42,41 @@ def mms(
     return cross_entropy(logits_BB, target_B) + cross_entropy(logits_BB.T, target_B)
 
 
+def mil_nce(
+    x_BD: Tensor,
+    y_BD: Tensor,
+    positive_BB: Tensor,
+    scale: Tensor | float = 1.0,
+    ignored_BB: Tensor | None = None,
+) -> Tensor:
+    """MIL-NCE (Miech et al., CVPR 2020): any of several right answers will do, a scalar.
+
+    S = scale * x y^T; for each row i, minus the logarithm of the softmax's share of the columns
+    j with positive_BB[i, j]; the mean over rows, plus the same with x and y changed. The diagonal
+    of `positive_BB` is true. `ignored_BB` marks pairs that are no negatives, see mms; a pair that
+    is positive and ignored is positive. With no other positives this is InfoNCE.
+    """
+    if len(x_BD) == 0:
+        return (x_BD.sum() + y_BD.sum()) * 0.0
+    similarity_BB = scale * (x_BD @ y_BD.T)
+    terms = []
+    for logits_BB in (similarity_BB, similarity_BB.T):
+        right_B = logits_BB.masked_fill(~positive_BB, -torch.inf).logsumexp(dim=1)
+        if ignored_BB is not None:
+            logits_BB = logits_BB.masked_fill(ignored_BB & ~positive_BB, -torch.inf)
+        terms.append((logits_BB.logsumexp(dim=1) - right_B).mean())
+    return terms[0] + terms[1]
+
+
 def contrastive_loss(
-    output: McnOutput, margin: float, ignored_BB: Tensor | None = None
+    output: McnOutput,
+    config: LossConfig,
+    margin: float,
+    ignored_BB: Tensor | None = None,
+    positive_BB: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """MMS of each pair of modalities over the clips that have both, by `mms_x_y`."""
+    """The configured loss of each pair of modalities over the clips that have both, by
+    `mms_x_y`, `nce_x_y` or `mil_nce_x_y`. Only mil_nce reads `positive_BB`, and needs it."""
     losses = {}
     for a, b in PAIRS:
         if a not in output.embeddings or b not in output.embeddings:
@@ -50,43 +84,20 @@ def contrastive_loss(
         both_B = output.present[a] & output.present[b]
         ignored = None if ignored_BB is None else ignored_BB[both_B][:, both_B]
         x_BD, y_BD = output.embeddings[a][both_B], output.embeddings[b][both_B]
-        losses[f"mms_{a}_{b}"] = mms(x_BD, y_BD, margin, output.scale, ignored)
+        if config.contrastive == "mil_nce":
+            assert positive_BB is not None
+            positive = positive_BB[both_B][:, both_B]
+            term = mil_nce(x_BD, y_BD, positive, output.scale, ignored)
+        else:
+            own = margin if config.contrastive == "mms" else 0.0
+            term = mms(x_BD, y_BD, own, output.scale, ignored)
+        losses[f"{config.contrastive}_{a}_{b}"] = term
     return losses
 
 
-def cluster_cross_entropy(
-    x_BD: Tensor, centroids_KD: Tensor, labels_B: Tensor, margin: float, scale: float = 1.0
-) -> Tensor:
-    """l(x): mean cross-entropy of scale * x C^T - margin * onehot(z) against z, a scalar.
-
-    The centroids carry no gradient. 0 for an empty batch.
-    """
-    if len(x_BD) == 0:
-        return x_BD.sum() * 0.0
-    logits_BK = scale * (x_BD @ centroids_KD.detach().T)
-    own_BK = one_hot(labels_B, len(centroids_KD)).to(logits_BK.dtype)
-    logits_BK = logits_BK - margin * own_BK
-    return cross_entropy(logits_BK, labels_B)
-
-
-def clustering_loss(
-    output: McnOutput, centroids_KD: Tensor, labels_B: Tensor, config: LossConfig, scale: float
-) -> Tensor:
-    """Pulls each modality of a clip to the centroid of its fused vector.
-
-    each: [l(v) + l(a) + l(t)] / 3, every l over the clips that have the modality; with fewer
-    modalities still divided by 3, as released. fused: l(m), over clips that have any.
-    """
-    margin = config.margin
-    if config.clustering_on == "fused":
-        fused_BD = join(output.embeddings, output.present)
-        any_B = torch.stack(list(output.present.values())).any(dim=0)
-        return cluster_cross_entropy(fused_BD[any_B], centroids_KD, labels_B[any_B], margin, scale)
-    terms = [
-        cluster_cross_entropy(z_BD[there_B], centroids_KD, labels_B[there_B], margin, scale)
-        for z_BD, there_B in zip(output.embeddings.values(), output.present.values(), strict=True)
-    ]
-    return torch.stack(terms).sum() / 3
+def margin_at(step: int, config: LossConfig) -> float:
+    """The margin of step `step`, from 0: it grows every 1,000 steps."""
+    return float(config.margin * config.margin_growth ** (step // 1000))
 
 
 def reconstruction_loss(
@@ -104,7 +115,7 @@ def reconstruction_loss(
     for name, part in reconstructions.items():
         target_BF = part.target_BF.detach() if detach_targets else part.target_BF
         weight_BF = part.weight_BF.expand_as(target_BF)
-        squared_B = (weight_BF * (part.prediction_BF - target_BF).float() ** 2).sum(dim=1)
+        squared_B = (weight_BF * at_least_float32(part.prediction_BF - target_BF) ** 2).sum(dim=1)
         known_B = weight_BF.sum(dim=1)
         count = (known_B > 0).sum() if counts is None else counts[name]
         terms.append((squared_B / known_B.clamp(min=1)).sum() / count.clamp(min=1))

@@ -2,7 +2,8 @@
 
 How gradients stay those of one process with the whole batch is said in training.distributed; how
 they stay those of one pass, in training.steps.training_step.
-Shapes: B clips of this rank, N clips of all ranks, P clips of a part, D embedding, M modalities.
+Shapes: B clips of this rank, N clips of all ranks, P clips of a part, D columns of an embedding or
+a projection, M modalities.
 """
 
 from collections.abc import Iterator, Sequence
@@ -80,46 +81,73 @@ def embedding_pass(model: nn.Module, cached: bool) -> Iterator[None]:
 
 
 def merge(parts: Sequence[Part], outputs: Sequence[McnOutput]) -> McnOutput:
-    """The parts' embeddings in the order of this rank's batch."""
+    """The parts' rows in the order of this rank's batch."""
     if len(parts) == 1:
         return outputs[0]
     place_B = torch.cat([part.index_P for part in parts]).argsort()
-    embeddings, present = (
+    embeddings, projections, present = (
         {name: torch.cat([rows[name] for rows in made])[place_B] for name in made[0]}
-        for made in ([o.embeddings for o in outputs], [o.present for o in outputs])
+        for made in (
+            [o.embeddings for o in outputs],
+            [o.projections for o in outputs],
+            [o.present for o in outputs],
+        )
     )
-    return replace(outputs[0], embeddings=embeddings, present=present)
+    return replace(outputs[0], embeddings=embeddings, projections=projections, present=present)
 
 
 def as_leaves(output: McnOutput, learn_scale: bool) -> McnOutput:
     """The same numbers, ready to receive their gradients."""
-    embeddings = {name: z_BD.detach().requires_grad_() for name, z_BD in output.embeddings.items()}
-    scale = output.scale.detach().clone().requires_grad_(learn_scale)
-    return replace(output, embeddings=embeddings, scale=scale)
+    embeddings, projections, prototypes = (
+        {name: rows.detach().clone().requires_grad_() for name, rows in group.items()}
+        for group in (output.embeddings, output.projections, output.prototypes)
+    )
+    return replace(
+        output,
+        embeddings=embeddings,
+        projections=projections,
+        prototypes=prototypes,
+        scale=output.scale.detach().clone().requires_grad_(learn_scale),
+    )
 
 
 def carry(again: McnOutput, leaves: McnOutput, part: Part, last: bool) -> Tensor:
-    """A scalar whose gradient by `again`'s embeddings is what the leaves have received."""
-    terms = []
-    for name, z_PD in again.embeddings.items():
-        gradient_BD = leaves.embeddings[name].grad
-        assert gradient_BD is not None
-        terms.append((z_PD * gradient_BD[part.index_P]).sum())
-    if last and leaves.scale.grad is not None:  # the scale has no parts: once
-        terms.append(again.scale * leaves.scale.grad)
+    """A scalar whose gradient by `again`'s rows is what the leaves have received."""
+    terms = [torch.zeros((), device=again.scale.device)]
+    for made, cached in (
+        (again.embeddings, leaves.embeddings),
+        (again.projections, leaves.projections),
+    ):
+        for name, rows_PD in made.items():
+            gradient_BD = cached[name].grad
+            if gradient_BD is not None:  # None: no loss looks at it
+                terms.append((rows_PD * gradient_BD[part.index_P]).sum())
+    if last:  # what has no parts: once
+        whole = [(again.scale, leaves.scale)]
+        whole += [(again.prototypes[name], leaves.prototypes[name]) for name in again.prototypes]
+        for made_whole, leaf in whole:
+            if leaf.grad is not None:
+                terms.append((made_whole * leaf.grad).sum())
     return torch.stack(terms).sum()
 
 
 def gather_output(output: McnOutput, facts: BatchFacts) -> McnOutput:
-    """The embeddings of all ranks, in the order of ranks, through which gradients flow back."""
-    names, size = list(output.embeddings), world()[1]
-    z_ND, _ = gather_rows_with_gradient(torch.cat(list(output.embeddings.values()), dim=1))
-    blocks = z_ND.chunk(len(names), dim=1)
-    # every rank finds the whole gradient of the scale, and they will be added up
-    scale = output.scale.detach() + (output.scale - output.scale.detach()) / size
+    """The rows of all ranks, in the order of ranks, through which gradients flow back."""
+    columns = [*output.embeddings.values(), *output.projections.values()]
+    z_ND, _ = gather_rows_with_gradient(torch.cat(columns, dim=1))
+    blocks = iter(torch.split(z_ND, [rows.shape[1] for rows in columns], dim=1))
     return replace(
         output,
-        embeddings=dict(zip(names, blocks, strict=True)),
-        present={name: facts.present[name] for name in names},
-        scale=scale,
+        embeddings={name: next(blocks) for name in output.embeddings},
+        projections={name: next(blocks) for name in output.projections},
+        present={name: facts.present[name] for name in output.embeddings},
+        scale=_shared(output.scale),
+        prototypes={name: _shared(rows_KH) for name, rows_KH in output.prototypes.items()},
     )
+
+
+def _shared(values: Tensor) -> Tensor:
+    """The same numbers with a share of the gradient: every rank finds the whole of it, and they
+    will be added up."""
+    size = world()[1]
+    return values if size == 1 else values.detach() + (values - values.detach()) / size

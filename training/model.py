@@ -1,18 +1,19 @@
 """MCN: one joint space for picture, sound and text (Chen et al., ICCV 2021, arXiv 2104.12671).
 
 Shapes: B clips, D embedding, V visual columns, P visual tracks, M mel bins, T frames, S text
-rows, E text columns, C audio channels, F columns of a reconstruction target.
+rows, E text columns, C audio channels, F columns of a reconstruction target, H head, K prototypes.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from training.batches import ClipBatch
 from training.clips import TrackDims
-from training.config import ModelConfig
+from training.cluster_head import ClusterHeads
+from training.config import ModelConfig, SinkhornConfig, TrainConfig
 from training.davenet import Davenet
 
 MAX_SCALE = 100.0
@@ -40,6 +41,12 @@ class McnOutput:
     """Scalar, 1 / temperature; 1 where similarity is raw."""
     reconstructions: dict[str, Reconstruction]
     """Empty where the model has no decoders."""
+    projections: dict[str, Tensor] = field(default_factory=dict)
+    """(B, H), unit length: what is compared with the prototypes. Empty without cluster heads."""
+    prototypes: dict[str, Tensor] = field(default_factory=dict)
+    """(K, H) by modality; the same tensor for all where the head is shared."""
+    unit_length: bool = False
+    """Whether similarity is normalised."""
 
 
 class GatedUnit(nn.Module):
@@ -62,10 +69,18 @@ class Mcn(nn.Module):
     video: v = GU(x_v); audio: u = Davenet(spectrogram), a = Linear(GU(u));
     text: q = max over rows of ReLU(Linear(e)), t = GU(q).
     Decoders: Linear, ReLU, Linear, ReLU to x_v, u and q, from the embeddings before any
-    normalisation. A modality whose dims are 0 has no branch.
+    normalisation. A modality whose dims are 0 has no branch. With `prototypes` there are also
+    cluster heads over the embeddings, for the Sinkhorn variants.
     """
 
-    def __init__(self, config: ModelConfig, dims: TrackDims, decoders: bool = True) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        dims: TrackDims,
+        decoders: bool = True,
+        prototypes: int = 0,
+        sinkhorn: SinkhornConfig | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.dims = config, dims
         D = config.embedding_dim
@@ -93,6 +108,9 @@ class Mcn(nn.Module):
                 self.decoders[name] = nn.Sequential(
                     nn.Linear(D, hidden), nn.ReLU(), nn.Linear(hidden, width), nn.ReLU()
                 )
+        self.heads: ClusterHeads | None = None
+        if prototypes:
+            self.heads = ClusterHeads(self.modalities, D, prototypes, sinkhorn or SinkhornConfig())
         if config.learn_temperature:
             self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
@@ -101,16 +119,25 @@ class Mcn(nn.Module):
         present = {name: batch.present[name] for name in self.modalities}
         targets = {name: self._pooled(name, batch) for name in self.modalities}
         raw = {name: self._project(name, targets[name]) for name in self.modalities}
+        embeddings = {
+            name: self._finish(z_BD) * present[name][:, None] for name, z_BD in raw.items()
+        }
+        projections: dict[str, Tensor] = {}
+        prototypes: dict[str, Tensor] = {}
+        if self.heads is not None:
+            projections = self.heads(embeddings, present)
+            prototypes = self.heads.prototypes(self.modalities)
         return McnOutput(
-            embeddings={
-                name: self._finish(z_BD) * present[name][:, None] for name, z_BD in raw.items()
-            },
+            embeddings=embeddings,
             present=present,
             scale=self.scale(),
             reconstructions={
                 name: Reconstruction(decoder(raw[name]), targets[name], self._known(name, batch))
                 for name, decoder in self.decoders.items()
             },
+            projections=projections,
+            prototypes=prototypes,
+            unit_length=self.config.similarity == "normalised",
         )
 
     def scale(self) -> Tensor:
@@ -148,8 +175,8 @@ class Mcn(nn.Module):
         return z_BD
 
     def _finish(self, z_BD: Tensor) -> Tensor:
-        """What leaves the model: float32, unit length where similarity is normalised."""
-        z_BD = z_BD.float()
+        """What leaves the model: float32 or better, unit length where similarity is normalised."""
+        z_BD = at_least_float32(z_BD)
         return nn.functional.normalize(z_BD) if self.config.similarity == "normalised" else z_BD
 
     def _known(self, name: str, batch: ClipBatch) -> Tensor:
@@ -161,6 +188,24 @@ class Mcn(nn.Module):
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def build_model(config: TrainConfig, dims: TrackDims) -> Mcn:
+    """The network of a run, with fresh weights: decoders and cluster heads if its losses need
+    them."""
+    sinkhorn = config.clustering.method == "sinkhorn" and config.loss.clustering_weight > 0
+    return Mcn(
+        config.model,
+        dims,
+        decoders=config.loss.reconstruction_weight > 0,
+        prototypes=config.clustering.clusters if sinkhorn else 0,
+        sinkhorn=config.clustering.sinkhorn,
+    )
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision made float32; float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def join(embeddings: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:

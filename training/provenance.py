@@ -5,14 +5,16 @@ card keeps those of the tracks it reads; a model asked to embed other features w
 and wrong ones. Datasets that were not extracted here have no dataset.json and are not checked.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from extractors.errors import UsageError
 from pipeline import storage
 from pipeline.dataset import read_dataset_card
-from pipeline.shards import shard_name
+from pipeline.shards import read_record, shard_name, shard_numbers
 from pipeline.verify import stale_shards
+from training.clips import read_tracks
 from training.config import SamplingConfig
 
 
@@ -21,8 +23,20 @@ def track_fingerprints(dataset: str, sampling: SamplingConfig) -> dict[str, str]
     if not storage.exists(storage.join(dataset, "dataset.json")):
         return {}
     found: dict[str, str] = read_dataset_card(dataset)["fingerprints"]
-    read = (*sampling.visual_tracks, sampling.audio_track, "text")
-    return {name: found[name] for name in read if name in found}
+    return {name: found[name] for name in read_tracks(sampling) if name in found}
+
+
+def dataset_digest(tar_sha256s: Iterable[str]) -> str:
+    """sha256 over the hex sha256 of a dataset's tars in the order of their numbers: changes when
+    any of them does."""
+    return hashlib.sha256("".join(tar_sha256s).encode()).hexdigest()
+
+
+def stored_digest(dataset: str) -> str:
+    """`dataset_digest` of the published shards."""
+    return dataset_digest(
+        read_record(dataset, number).tar_sha256 for number in shard_numbers(dataset)
+    )
 
 
 def check_current(dataset: str) -> None:

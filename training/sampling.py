@@ -5,7 +5,6 @@ The batches of an epoch follow from (seed, epoch) and the shards' parquet alone:
 videos and clips in every batch, each rank its share of them.
 """
 
-import hashlib
 import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,9 @@ import numpy as np
 
 from extractors.errors import AbortError
 from pipeline.samples import VideoSample, read_shard
-from pipeline.shards import read_record, read_rows, shard_numbers
+from pipeline.shards import read_rows, shard_numbers
 from training.batches import TrainBatch, collate
-from training.clips import Clip, ClipInputs, TrackDims, clip_inputs, draw_clips
+from training.clips import Clip, ClipInputs, TrackDims, clip_inputs, draw_clips, read_tracks
 from training.config import SamplingConfig, TrainConfig
 
 TEST_SPLIT = "test"
@@ -41,12 +40,6 @@ class TrainingSet:
     dims: TrackDims
 
 
-def dataset_digest(dataset: str) -> str:
-    """sha256 over the shards' tar_sha256 in the order of their numbers: what the dataset holds."""
-    digests = [read_record(dataset, number).tar_sha256 for number in shard_numbers(dataset)]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
 def open_training_set(dataset: str, config: SamplingConfig) -> TrainingSet:
     """Lists the videos whose split is not 'test' and finds the tracks' widths.
 
@@ -66,7 +59,7 @@ def open_training_set(dataset: str, config: SamplingConfig) -> TrainingSet:
     dims = track_dims(dataset, config)
     there = [bool(sum(dims.visual)), bool(dims.audio), bool(dims.text)]
     if sum(there) < 2:
-        wanted = ", ".join([*config.visual_tracks, config.audio_track, "text"])
+        wanted = ", ".join(read_tracks(config))
         raise AbortError(
             f"{dataset}: training needs two modalities, of the tracks {wanted} found widths {dims}"
         )
@@ -74,23 +67,21 @@ def open_training_set(dataset: str, config: SamplingConfig) -> TrainingSet:
 
 
 def track_dims(dataset: str, config: SamplingConfig) -> TrackDims:
-    """Widths of the tracks, from the first videos that have them; 0 where no video does."""
-    names = [*config.visual_tracks, config.audio_track, "text"]
-    widths = dict.fromkeys(names, 0)
+    """Widths of the tracks, from the first videos that have them; 0 where no video does, and for
+    modalities that are not to be read."""
+    widths = dict.fromkeys(read_tracks(config), 0)
     for number in shard_numbers(dataset):
         missing = {name for name, width in widths.items() if not width}
-        for sample in read_shard(dataset, number, missing):
-            for name in (*config.visual_tracks, config.audio_track):
+        for sample in read_shard(dataset, number, missing) if missing else ():
+            for name in missing - {"text"}:
                 if name in sample.tracks:
                     widths[name] = widths[name] or sample.tracks[name].rows.shape[1]
-            if sample.text is not None:
+            if sample.text is not None and "text" in widths:
                 widths["text"] = widths["text"] or sample.text.shape[1]
             if all(widths.values()):
                 break
-        if all(widths.values()):
-            break
-    visual = tuple(widths[name] for name in config.visual_tracks)
-    return TrackDims(visual, widths[config.audio_track], widths["text"])
+    visual = tuple(widths.get(name, 0) for name in config.visual_tracks)
+    return TrackDims(visual, widths.get(config.audio_track, 0), widths.get("text", 0))
 
 
 def epoch_lanes(
@@ -232,7 +223,7 @@ class ClipSampler:
     ) -> Iterator[tuple[VideoRef, VideoSample]]:
         """Reads the wanted videos of the shards, in order; fills the cache on the way."""
         sampling = self.config.sampling
-        tracks = {*sampling.visual_tracks, sampling.audio_track, "text"}
+        tracks = set(read_tracks(sampling))
         for shard, wanted in shards.items():
             for sample in read_shard(self.training_set.dataset, shard, tracks):
                 video = VideoRef(shard, sample.key)
@@ -258,12 +249,13 @@ class ClipSampler:
             number = zlib.crc32(sample.key.encode())
             rng = np.random.default_rng((config.seed, epoch, number))
             for clip in draw_clips(sample, config.sampling, rng):
-                inputs = clip_inputs(sample, clip, config.sampling, dims)
-                if any(inputs.present.values()):
+                piece = clip_inputs(sample, clip, config.sampling, dims)
+                if any(piece.present.values()):
                     kept.append((sample.key, clip, place))
-                    cut.append(inputs)
+                    cut.append(piece)
+        inputs = collate(cut, dims, config)
         return TrainBatch(
-            collate(cut, dims, config),
+            inputs if config.loss.mask_missing else inputs.counting_missing(),
             keys=tuple(key for key, _, _ in kept),
             clips=tuple(clip for _, clip, _ in kept),
             places=tuple(place for _, _, place in kept),

@@ -9,7 +9,6 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,10 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from extractors.errors import AbortError
 from training import distributed
 from training.batch_norm import span_ranks
-from training.batches import ClipBatch, TrainBatch, overlapping
-from training.clustering import OnlineKmeans
-from training.config import LossConfig, TrainConfig
-from training.losses import clustering_loss, contrastive_loss, reconstruction_loss
+from training.batches import ClipBatch, TrainBatch
+from training.config import TrainConfig
+from training.losses import reconstruction_loss
 from training.microbatches import (
     BatchFacts,
     as_leaves,
@@ -31,7 +29,10 @@ from training.microbatches import (
     gather_output,
     merge,
 )
-from training.model import Mcn, McnOutput, join
+from training.model import Mcn, McnOutput, build_model
+from training.objective import check_losses, joint_losses, weighted
+from training.official_checkpoints import start_from
+from training.online_clustering import OnlineClustering
 from training.sampling import ClipSampler, TrainingSet
 from training.schedule import make_optimiser, make_schedule
 
@@ -45,7 +46,7 @@ class Training:
     model: Mcn
     optimiser: torch.optim.Optimizer
     schedule: LambdaLR
-    clustering: OnlineKmeans
+    clustering: OnlineClustering
     scaler: torch.amp.GradScaler
     """Idle but in float16."""
     autocast: torch.dtype | None = None
@@ -60,7 +61,7 @@ class Training:
     epoch_sums: dict[str, float] = field(default_factory=dict)
     """Losses summed over the batches of `epoch` so far."""
     statistics: dict[str, float] = field(default_factory=dict)
-    """Of the last k-means."""
+    """Of the clusters when they were last made anew."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Means of the losses over the last whole epoch; a step without a loss counts it as 0."""
 
@@ -116,8 +117,10 @@ def start_training(
 ) -> Training:
     """The beginning of a run: fresh weights from the seed, batch and k cut to the dataset.
 
-    All ranks call it together and come to the same weights.
+    All ranks call it together and come to the same weights. Raises UsageError for losses that do
+    not go together.
     """
+    check_losses(config)
     total_steps = config.epochs * sampler.batches_per_epoch
     videos = len(training_set.videos)
     clusters = min(config.clustering.clusters, max(2, videos // 2))
@@ -133,8 +136,10 @@ def start_training(
             config.clustering.clusters,
         )
     torch.manual_seed(config.seed)
-    decoders = config.loss.reconstruction_weight > 0
-    model = Mcn(config.model, training_set.dims, decoders).to(device).train()
+    model = build_model(config, training_set.dims)
+    if config.init is not None:
+        start_from(config.init, model.state_dict())
+    model = model.to(device).train()
     if distributed.world()[1] > 1:
         span_ranks(model)
         distributed.copy_from_first(model.state_dict().values())
@@ -142,7 +147,9 @@ def start_training(
         model.compile(dynamic=True)  # clips and frames change from batch to batch
     optimiser = make_optimiser(model, config.optimiser)
     schedule = make_schedule(optimiser, config.optimiser.warmup_steps, total_steps)
-    clustering = OnlineKmeans(config.clustering, clusters, config.model.embedding_dim).to(device)
+    clustering = OnlineClustering(
+        config.clustering, model.modalities, clusters, config.model.embedding_dim
+    ).to(device)
     half = config.precision == "float16" and device.type == "cuda"
     return Training(
         model=model,
@@ -172,7 +179,8 @@ class StepReport:
     """What a step says of itself; the same on all ranks."""
 
     losses: dict[str, float]
-    """loss (the weighted sum), and unweighted: mms_x_y a pair, clustering, reconstruction."""
+    """loss (the weighted sum), and unweighted: mms_x_y (nce_x_y, mil_nce_x_y) a pair, clustering,
+    reconstruction."""
     gradient_norm: float
     """Over all weights, before any clipping; not finite where float16 skipped the update."""
     clips: int
@@ -184,15 +192,17 @@ def training_step(
 ) -> StepReport:
     """One step on this rank's share of a batch; all ranks call it together.
 
-    L = sum of the MMS pairs + clustering_weight * L_clu + reconstruction_weight * L_rec
-    (paper weights: 1, 1, 50), over the clips of all ranks. With several micro-batches (GradCache,
-    Gao et al. 2021, arXiv 2101.06983) the clips are embedded without a graph, the losses give the
-    gradient of every embedding, and each micro-batch is embedded again to carry it on to the
-    weights. Raises AbortError, before any update, where L or its gradient is not finite.
+    The loss L is that of training.objective over the clips of all ranks. With several
+    micro-batches (GradCache, Gao et al. 2021, arXiv 2101.06983) the clips are embedded without a
+    graph, the losses give the gradient of every embedding, and each micro-batch is embedded again
+    to carry it on to the weights. Raises AbortError, before any update, where L or its gradient is
+    not finite.
     """
     facts = gather_facts(batch, device)
     if len(facts.spans_N3) == 0:
         raise AbortError(_about(training, "no video has anything to train on", batch.videos))
+    if training.model.heads is not None:
+        training.model.heads.normalise_prototypes()
     parts = deal(batch, training.microbatches, device)
     cached = len(parts) > 1
     with embedding_pass(training.model, cached):
@@ -200,10 +210,12 @@ def training_step(
     output = merge(parts, [made for made, _ in passes])
     if cached:
         output = as_leaves(output, config.model.learn_temperature)
-    losses = _joint_losses(training, gather_output(output, facts), facts, config)
-    loss = _weighted(losses, config.loss)
+    whole = gather_output(output, facts)
+    joint = joint_losses(whole, facts, training.clustering, config, training.epoch, training.step)
+    training.statistics = joint.statistics or training.statistics
+    loss = weighted(joint.terms, whole, config.loss)
     own_rebuilt = torch.stack([rebuilt for _, rebuilt in passes]).sum()
-    numbers = _numbers(losses, loss, own_rebuilt, config)
+    numbers = _numbers(joint.terms, loss, own_rebuilt, config)
     if not math.isfinite(numbers["loss"]):
         said = f"the loss is {numbers['loss']} ({numbers})"
         raise AbortError(_about(training, said, batch.videos))
@@ -237,42 +249,6 @@ def _forward(
     return replace(output, reconstructions={}), rebuilt
 
 
-def _joint_losses(
-    training: Training, whole: McnOutput, facts: BatchFacts, config: TrainConfig
-) -> dict[str, Tensor]:
-    """The losses that look at all clips of all ranks."""
-    ignored_NN = overlapping(facts.spans_N3) if config.loss.ignore_overlaps else None
-    losses = contrastive_loss(whole, config.loss.margin, ignored_NN)
-    if config.loss.clustering_weight > 0:
-        term = _clustering_term(training, whole, facts, config)
-        if term is not None:
-            losses["clustering"] = term
-    return losses
-
-
-def _clustering_term(
-    training: Training, whole: McnOutput, facts: BatchFacts, config: TrainConfig
-) -> Tensor | None:
-    with torch.no_grad():
-        fused_ND = join(whole.embeddings, whole.present)
-    # not by rank: every rank must come to the same centroids
-    rng = np.random.default_rng((config.seed, training.epoch))
-    queued_N = facts.number_N < config.clustering.queue_clips_per_video
-    assignment = training.clustering.step(fused_ND, queued_N, training.step, rng)
-    if assignment is None:
-        return None
-    training.statistics = assignment.statistics or training.statistics
-    raw = config.model.similarity == "raw"
-    scale = 1.0 if raw else 1 / config.loss.clustering_temperature
-    return clustering_loss(whole, assignment.centroids_KD, assignment.labels_N, config.loss, scale)
-
-
-def _weighted(losses: dict[str, Tensor], config: LossConfig) -> Tensor:
-    """Of the losses over all clips."""
-    weights = {"clustering": config.clustering_weight}
-    return torch.stack([weights.get(name, 1.0) * term for name, term in losses.items()]).sum()
-
-
 def _numbers(
     losses: dict[str, Tensor], loss: Tensor, own_rebuilt: Tensor, config: TrainConfig
 ) -> dict[str, float]:
@@ -292,6 +268,9 @@ def _backward(training: Training, loss: Tensor) -> None:
 
 def _update(training: Training, batch: TrainBatch, config: TrainConfig) -> float:
     """Adds up the ranks' gradients, clips, and steps; gives the gradient's norm."""
+    heads = training.model.heads
+    if heads is not None and training.epoch < config.clustering.sinkhorn.frozen_epochs:
+        heads.freeze_prototypes()
     distributed.sum_gradients(training.model)
     training.scaler.unscale_(training.optimiser)
     weights = list(training.model.parameters())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from training.batches import TrainBatch, collate, overlapping
+from training.batches import TrainBatch, collate, neighbouring, overlapping
 from training.clips import Clip, TrackDims, clip_inputs
 from training.config import TrainConfig
 
@@ -87,3 +87,21 @@ def test_rows_of_a_batch_keep_their_padding(make_sample: Callable, make_config: 
     assert some.frames_B.tolist() == [100, 200]
     assert torch.equal(some.spectrogram_BMT, batch.spectrogram_BMT[[2, 0]])
     assert some.present["text"].tolist() == batch.present["text"][[2, 0]].tolist()
+
+
+def test_neighbouring_clips_are_the_nearest_of_the_video() -> None:
+    """Video 0 has middles 1, 2, 5, 9; video 1 has 2 and 3."""
+    spans = torch.tensor(
+        [[0, 0, 2], [0, 1, 3], [0, 4, 6], [1, 1, 3], [0, 8, 10], [1, 2, 4]], dtype=torch.float64
+    )
+    assert torch.equal(neighbouring(spans, 1), torch.eye(6, dtype=torch.bool))
+    found = {i: row.nonzero()[:, 0].tolist() for i, row in enumerate(neighbouring(spans, 2))}
+    assert found == {0: [0, 1], 1: [0, 1], 2: [1, 2], 3: [3, 5], 4: [2, 4], 5: [3, 5]}
+    every = neighbouring(spans, 50)
+    assert torch.equal(every, spans[:, None, 0] == spans[:, 0])
+
+
+def test_a_clip_comes_first_among_equal_ones() -> None:
+    """The same interval drawn twice: each is its own first answer."""
+    spans = torch.tensor([[0, 0, 2], [0, 0, 2]], dtype=torch.float64)
+    assert torch.equal(neighbouring(spans, 1), torch.eye(2, dtype=torch.bool))

@@ -9,7 +9,15 @@ import pytest
 from extractors.errors import AbortError
 from extractors.tracks import Segment, Track
 from pipeline.samples import VideoSample
-from training.clips import Clip, TrackDims, clip_inputs, draw_clips, grow_clip, video_clips
+from training.clips import (
+    Clip,
+    TrackDims,
+    clip_inputs,
+    draw_clips,
+    grow_clip,
+    segment_vectors,
+    video_clips,
+)
 from training.config import SamplingConfig, TrainConfig
 
 DIMS = TrackDims((24, 16), 40, 20)
@@ -148,3 +156,33 @@ def test_a_track_of_another_width_is_refused(make_sample: MakeSample) -> None:
 def test_a_clip_lasts() -> None:
     with pytest.raises(ValueError, match="ends after it starts"):
         Clip(2.0, 2.0)
+
+
+def word_sample(make_sample: MakeSample) -> VideoSample:
+    """Three segments of 2, 0 and 3 words."""
+    sample = make_sample(0, segments=3)
+    words = np.arange(1, 5 * 20 + 1, dtype=np.float16).reshape(5, 20)
+    return replace(sample, text=words, text_offsets=np.array([0, 2, 2, 5]))
+
+
+def test_words_of_a_clip_are_its_segments_words(make_sample: MakeSample) -> None:
+    sample = word_sample(make_sample)
+    words = np.arange(1, 5 * 20 + 1, dtype=np.float32).reshape(5, 20)
+    assert [len(rows) for rows in segment_vectors(sample)] == [2, 0, 3]
+    config = SamplingConfig(max_text_rows=4)
+    assert np.array_equal(clip_inputs(sample, Clip(0, 6), config, DIMS).text, words[:4])
+    assert np.array_equal(clip_inputs(sample, Clip(3, 6), config, DIMS).text, words[2:])
+    silent = clip_inputs(sample, Clip(2.5, 3.5), config, DIMS)
+    assert silent.text.shape == (0, 20)
+    assert not silent.present["text"]
+
+
+@pytest.mark.parametrize("offsets", [None, [0, 2, 5], [0, 2, 2, 4], [1, 2, 2, 5]])
+def test_text_that_does_not_fit_the_segments_is_refused(
+    make_sample: MakeSample, offsets: list[int] | None
+) -> None:
+    sample = word_sample(make_sample)
+    with pytest.raises(AbortError, match=r"text of shape \(5, 20\) for 3 segments"):
+        segment_vectors(
+            replace(sample, text_offsets=None if offsets is None else np.array(offsets))
+        )

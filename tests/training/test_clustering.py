@@ -1,14 +1,19 @@
-"""training.clustering: k-means, its policies, the queue."""
+"""training.clustering: k-means, its starts and its policies."""
 
-from itertools import pairwise
-
+import faiss
 import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from training.clustering import FeatureQueue, OnlineKmeans, kmeans, similarity
-from training.config import ClusteringConfig
+from training.clustering import (
+    SPLIT_STEP,
+    kmeans,
+    minibatch_kmeans,
+    nearest,
+    plus_plus_rows,
+    random_rows,
+)
 
 
 def blobs(rows: int = 300, clusters: int = 8, dim: int = 6) -> torch.Tensor:
@@ -30,6 +35,19 @@ def test_the_objective_is_scikit_learns() -> None:
     assert np.mean(ours.labels_N.numpy() == theirs.labels_) > 0.99
 
 
+@pytest.mark.parametrize("spherical", [False, True])
+def test_the_objective_is_faisss(spherical: bool) -> None:
+    rows = blobs(2000, 16, 12).float()
+    start = rows[:16]
+    if spherical:
+        rows, start = (torch.nn.functional.normalize(values) for values in (rows, start))
+    theirs = faiss.Kmeans(12, 16, niter=100, spherical=spherical, max_points_per_centroid=2000)
+    theirs.train(rows.numpy(), init_centroids=start.numpy().copy())
+    ours = kmeans(rows, start, "spherical" if spherical else "euclidean", tolerance=0.0)
+    expected = inertia(rows, torch.from_numpy(theirs.centroids))
+    assert inertia(rows, ours.centroids_KD) == pytest.approx(expected, rel=0.01)
+
+
 @pytest.mark.parametrize("metric", ["spherical", "cosine_mean"])
 def test_cosine_kmeans_against_plain_numpy(metric: str) -> None:
     rows = blobs(120, 5).numpy()
@@ -46,27 +64,61 @@ def test_cosine_kmeans_against_plain_numpy(metric: str) -> None:
     np.testing.assert_allclose(result.centroids_KD.numpy(), centroids, atol=1e-9)
 
 
+@pytest.mark.parametrize("metric", ["spherical", "cosine_mean", "euclidean"])
+def test_nearest_against_plain_numpy(metric: str) -> None:
+    rows, centroids = blobs(50).numpy(), blobs(57)[50:].numpy()
+    centroids[3] = 0
+    near = -((rows[:, None] - centroids[None]) ** 2).sum(2)
+    if metric != "euclidean":
+        lengths = np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(centroids, axis=1)
+        near = rows @ centroids.T / np.maximum(lengths, 1e-12)
+    best, labels = nearest(torch.tensor(rows), torch.tensor(centroids), metric)
+    np.testing.assert_allclose(best.numpy(), near.max(1), atol=1e-12)
+    assert labels.tolist() == near.argmax(1).tolist()
+
+
 def test_labels_belong_to_the_returned_centroids() -> None:
     rows = blobs()
     result = kmeans(rows, rows[:8], max_iterations=2)
-    nearest = similarity(rows, result.centroids_KD, "spherical").argmax(1)
-    assert result.labels_N.tolist() == nearest.tolist()
+    assert result.labels_N.tolist() == nearest(rows, result.centroids_KD, "spherical")[1].tolist()
 
 
 def empty_start() -> tuple[torch.Tensor, torch.Tensor]:
-    """Two tight groups of rows, and a third start that no row is nearest to."""
+    """Two tight groups of rows, 20 and 21, and a third start that no row is nearest to."""
     rng = np.random.default_rng(0)
-    centres = np.repeat([[5.0, 0.0], [0.0, 5.0]], 20, axis=0)
-    rows = centres + rng.normal(size=(40, 2))
+    centres = np.repeat([[5.0, 0.0], [0.0, 5.0]], [20, 21], axis=0)
+    rows = centres + rng.normal(size=(41, 2))
     return torch.tensor(rows), torch.tensor([[5.0, 0.0], [0.0, 5.0], [-9.0, -9.0]]).double()
 
 
-def test_an_empty_cluster_is_reseeded() -> None:
+@pytest.mark.parametrize("policy", ["reseed", "split"])
+def test_an_empty_cluster_is_filled(policy: str) -> None:
     rows, start = empty_start()
-    result = kmeans(rows, start, "euclidean", "reseed")
+    result = kmeans(rows, start, "euclidean", policy)
     assert torch.bincount(result.labels_N, minlength=3).min() > 0
     kept = kmeans(rows, start, "euclidean", "keep")
     assert inertia(rows, result.centroids_KD) < inertia(rows, kept.centroids_KD)
+
+
+def test_the_largest_cluster_is_split() -> None:
+    rows, start = empty_start()
+    centroids = kmeans(rows, start, "euclidean", "split", max_iterations=1).centroids_KD
+    labels = nearest(rows, start, "euclidean")[1]
+    means = torch.stack([rows[labels == k].mean(0) for k in (0, 1)])
+    assert int((labels == 1).sum()) > int((labels == 0).sum())
+    apart = torch.tensor([SPLIT_STEP, -SPLIT_STEP])
+    torch.testing.assert_close(centroids[0], means[0])
+    torch.testing.assert_close(centroids[2], means[1] * (1 + apart))
+    torch.testing.assert_close(centroids[1], means[1] * (1 - apart))
+
+
+def test_several_empty_clusters_split_what_is_largest_by_then() -> None:
+    """40 rows at one place and 30 at another: 40 is halved first, then 30."""
+    rows = torch.tensor([[1.0, 0.0]] * 40 + [[0.0, 1.0]] * 30)
+    start = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])
+    centroids = kmeans(rows, start, "euclidean", "split", max_iterations=1).centroids_KD
+    assert centroids[2].argmax() == 0
+    assert centroids[3].argmax() == 1
 
 
 def test_an_empty_cluster_stays_or_becomes_zero() -> None:
@@ -75,89 +127,62 @@ def test_an_empty_cluster_stays_or_becomes_zero() -> None:
     assert kmeans(rows, start, "cosine_mean", "zero").centroids_KD[2].tolist() == [0.0, 0.0]
 
 
-def test_the_queue_is_a_ring() -> None:
-    queue = FeatureQueue(5, 1)
-    assert queue.filled().shape == (0, 1)
-    numbers = torch.arange(20.0)[:, None]
-    queue.push(numbers[:3])
-    assert queue.filled()[:, 0].tolist() == [0, 1, 2]
-    storage = queue.rows_QD.data_ptr()
-    queue.push(numbers[3:7])
-    assert queue.filled()[:, 0].tolist() == [5, 6, 2, 3, 4]  # slots, the oldest overwritten
-    assert queue.rows_QD.data_ptr() == storage
-    queue.push(numbers[7:20])  # more than it holds: the last five
-    assert sorted(queue.filled()[:, 0].tolist()) == [15, 16, 17, 18, 19]
-    queue.push(torch.tensor([[99.0]]))  # replaces the oldest
-    assert sorted(queue.filled()[:, 0].tolist()) == [16, 17, 18, 19, 99]
+@pytest.mark.parametrize("metric", ["spherical", "euclidean"])
+def test_plus_plus_starts_far_apart(metric: str) -> None:
+    """In eight groups far from each other it finds all eight; random rows seldom do."""
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.eye(8) * 50, 25, axis=0)
+    rows = torch.tensor(groups + rng.normal(size=(200, 8)) * 0.1)
+    found = {"plus": 0, "random": 0}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        far, drawn = plus_plus_rows(rows, 8, rng, metric), random_rows(rows, 8, rng)
+        found["plus"] += len(set(far.argmax(1).tolist())) == 8
+        found["random"] += len(set(drawn.argmax(1).tolist())) == 8
+    assert found["plus"] == 20
+    assert found["random"] < 5
 
 
-def test_a_queue_of_no_rows_holds_none() -> None:
-    queue = FeatureQueue(0, 2)
-    queue.push(torch.ones(3, 2))
-    assert queue.filled().shape == (0, 2)
+def test_plus_plus_of_equal_rows_still_draws_different_ones() -> None:
+    rows = torch.ones(6, 3)
+    assert plus_plus_rows(rows, 6, np.random.default_rng(0)).shape == (6, 3)
+    rows[4] = 2.0
+    both = plus_plus_rows(rows, 2, np.random.default_rng(0), "euclidean")
+    assert sorted(both[:, 0].tolist()) == [1.0, 2.0]
 
 
-def online(**changes: object) -> OnlineKmeans:
-    settings = {"clusters": 4, "queue_rows": 32, "refit_steps": 3} | changes
-    return OnlineKmeans(ClusteringConfig.model_validate(settings), 4, 6)
+def test_random_rows_are_different_rows() -> None:
+    rows = torch.arange(10.0)[:, None]
+    assert len(set(random_rows(rows, 10, np.random.default_rng(0))[:, 0].tolist())) == 10
 
 
-def run(clustering: OnlineKmeans, rows: torch.Tensor, steps: range):
-    every = torch.ones(len(rows), dtype=torch.bool)
-    return [clustering.step(rows + step, every, step, np.random.default_rng(0)) for step in steps]
+@pytest.mark.parametrize("metric", ["euclidean", "spherical"])
+def test_minibatches_come_near_the_full_objective(metric: str) -> None:
+    """Within 5 %: sklearn's own MiniBatchKMeans is 1 to 3 % off on such blobs."""
+    rows = blobs(3000, 8)
+    if metric == "spherical":
+        rows = torch.nn.functional.normalize(rows)
+    start = plus_plus_rows(rows, 8, np.random.default_rng(2), metric)
+    full = kmeans(rows, start, metric)
+    mini = minibatch_kmeans(rows, start, np.random.default_rng(0), 256, metric)
+    expected = inertia(rows, full.centroids_KD)
+    assert inertia(rows, mini.centroids_KD) == pytest.approx(expected, rel=0.05)
+    assert inertia(rows, mini.centroids_KD) < inertia(rows, start)
 
 
-def test_centroids_move_at_refits_only() -> None:
-    rows = blobs(20).float()
-    results = run(online(), rows, range(5))
-    moved = [not torch.equal(a.centroids_KD, b.centroids_KD) for a, b in pairwise(results)]
-    assert moved == [False, False, True, False]
-    assert [bool(result.statistics) for result in results] == [True, False, False, True, False]
-    assert results[0].statistics["clusters_used"] == 4
-    assert 0 < results[3].statistics["labels_kept"] <= 1
+def test_a_minibatch_of_one_round_is_the_mean_of_its_rows() -> None:
+    rows, rng = blobs(40), np.random.default_rng(3)
+    drawn = rows[torch.from_numpy(np.random.default_rng(3).integers(40, size=10))]
+    start = rows[:3]
+    labels = nearest(drawn, start, "euclidean")[1]
+    result = minibatch_kmeans(rows, start, rng, 10, "euclidean", "keep", iterations=1)
+    for k in range(3):
+        expected = drawn[labels == k].mean(0) if (labels == k).any() else start[k]
+        torch.testing.assert_close(result.centroids_KD[k], expected)
 
 
-def test_clustering_waits_for_as_many_rows_as_clusters() -> None:
-    rows = blobs(3).float()
-    first, second = run(online(), rows, range(2))
-    assert first is None  # three rows
-    assert second is not None  # three, and three of the queue
-
-
-def test_the_official_clustering_ignores_a_queue_that_is_not_full() -> None:
-    rows = blobs(20).float()
-    official, ours = online(partial_queue=False, refit_steps=1), online(refit_steps=1)
-    a, b = run(official, rows, range(3)), run(ours, rows, range(3))
-    assert torch.equal(a[0].centroids_KD, b[0].centroids_KD)
-    assert not torch.allclose(a[1].centroids_KD, b[1].centroids_KD)
-    alone = kmeans(rows + 1, a[0].centroids_KD)
-    assert torch.equal(a[1].centroids_KD, alone.centroids_KD)
-    full = kmeans(torch.cat([rows + 2, official.queue.filled()]), a[1].centroids_KD)
-    assert len(official.queue) == 32
-    assert a[2].centroids_KD.shape == full.centroids_KD.shape
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_centroids_are_kept_over_epochs_or_not(keep: bool) -> None:
-    clustering = online(keep_centroids=keep)
-    run(clustering, blobs(20).float(), range(2))
-    clustering.start_epoch()
-    assert bool(clustering.started) == keep
-    assert len(clustering.queue) == 32
-
-
-def test_everything_is_in_the_state_dict() -> None:
-    rows = blobs(20).float()
-    clustering, copy = online(), online()
-    run(clustering, rows, range(4))
-    copy.load_state_dict(clustering.state_dict())
-    a, b = run(clustering, rows, range(4, 8)), run(copy, rows, range(4, 8))
-    assert all(torch.equal(x.centroids_KD, y.centroids_KD) for x, y in zip(a, b, strict=True))
-    assert torch.equal(clustering.queue.rows_QD, copy.queue.rows_QD)
-
-
-def test_only_marked_rows_enter_the_queue() -> None:
-    clustering, rows = online(), blobs(20).float()
-    marked = torch.arange(20) % 4 == 0
-    clustering.step(rows, marked, 0, np.random.default_rng(0))
-    assert torch.equal(clustering.queue.filled(), rows[marked])
+def test_minibatches_refill_empty_clusters() -> None:
+    rows, start = empty_start()
+    rng = np.random.default_rng(0)
+    result = minibatch_kmeans(rows, start, rng, 16, "euclidean", "split", iterations=5)
+    assert torch.bincount(result.labels_N, minlength=3).min() > 0

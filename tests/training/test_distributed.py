@@ -73,6 +73,22 @@ def _work(rank: int, world_size: int, folder: str, dataset: str, configs: dict) 
     dist.destroy_process_group()
 
 
+OFFICIAL = {
+    "model__learn_temperature": False,
+    "model__similarity": "raw",
+    "model__mask_padding": False,
+    "loss__mask_missing": False,
+    "loss__detach_targets": False,
+    "loss__ignore_overlaps": False,
+    "clustering__metric": "cosine_mean",
+    "clustering__empty_clusters": "zero",
+    "clustering__start": "random",
+    "clustering__partial_queue": False,
+    "clustering__keep_centroids": False,
+    "sampling__audio_frames": 300,
+}
+
+
 @pytest.fixture(scope="module")
 def configs(make_config: Callable[..., TrainConfig]) -> dict[str, TrainConfig]:
     """Six videos a batch, so that four ranks have one or two each; overlaps, queue, clusters."""
@@ -83,9 +99,28 @@ def configs(make_config: Callable[..., TrainConfig]) -> dict[str, TrainConfig]:
         "model__learn_temperature": True,
         "clustering__queue_clips_per_video": 2,
     }
+    sinkhorn = {
+        "epochs": 2,
+        "loss__contrastive": "mil_nce",
+        "clustering__method": "sinkhorn",
+        "clustering__prediction": "swapped",
+        "clustering__sinkhorn__head_dim": 6,
+    }
+    each = {
+        "epochs": 2,
+        "loss__contrastive": "nce",
+        "clustering__prediction": "all",
+        "clustering__metric": "euclidean",
+        "clustering__empty_clusters": "split",
+        "clustering__minibatch_rows": 16,
+    }
     return {
         "plain": make_config(**plain),
         "parts": make_config(optimiser__microbatch_clips=7, **plain),
+        "sinkhorn": make_config(**{**plain, **sinkhorn}),
+        "sinkhorn_parts": make_config(optimiser__microbatch_clips=7, **{**plain, **sinkhorn}),
+        "each": make_config(**{**plain, **each}),
+        "official": make_config(**{**plain, **OFFICIAL}),
     }
 
 
@@ -112,7 +147,10 @@ def state_of(run: Path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "parts"])
+@pytest.mark.timeout(900)  # most of it is the processes' imports
+@pytest.mark.parametrize(
+    "name", ["plain", "parts", "sinkhorn", "sinkhorn_parts", "each", "official"]
+)
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_train_as_one_process(folder: Path, name: str, world_size: int) -> None:
     """Same losses, gradient norms, weights, centroids and queue, but for the order of sums.

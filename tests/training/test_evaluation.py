@@ -13,7 +13,7 @@ from training.checkpoints import Run
 from training.clips import ClipInputs, TrackDims
 from training.embedding import ClipEmbeddings, embed_text
 from training.evaluation import (
-    caption_vectors,
+    caption_rows,
     check_any_row,
     embed_captions,
     evaluate_clusters,
@@ -159,7 +159,7 @@ def test_raw_features_are_of_unit_length_or_zero() -> None:
 
 
 def test_captions_are_embedded_as_texts_of_one_sentence(make_config, monkeypatch) -> None:
-    """Through the encoder of the dataset that the run's card names, block by block."""
+    """Through the encoder of the dataset that the run's card names, one after the other."""
     rng, asked = np.random.default_rng(0), []
     vectors = rng.normal(size=(70, 20)).astype(np.float32)
 
@@ -168,18 +168,33 @@ def test_captions_are_embedded_as_texts_of_one_sentence(make_config, monkeypatch
         return ExtractConfig()
 
     monkeypatch.setattr(evaluation, "read_dataset_config", config_of)
-    monkeypatch.setattr(evaluation, "embed_sentences", lambda texts, *_: vectors[: len(texts)])
+    rows = [vector[None] for vector in vectors]
+    monkeypatch.setattr(evaluation, "embed_sentences", lambda texts, *_: rows[: len(texts)])
     config = make_config()
     model = Mcn(config.model, TrackDims((24, 16), 40, 20)).eval()
     run = Run(model=model, config=config, card={"dataset": "where/it/was"})
     embedded = embed_captions(run, ["caption"] * 70, CPU)
     expected = [embed_text(model, vector[None]) for vector in vectors]
     np.testing.assert_allclose(embedded, expected, atol=1e-6)
-    caption_vectors(run, ["caption"], CPU, "where/it/is")
+    caption_rows(run, ["caption"], CPU, "where/it/is")
     assert asked == ["where/it/was", "where/it/is"]
     mute = Mcn(config.model, TrackDims((24, 16), 40, 0))
     with pytest.raises(UsageError, match="trained without text"):
-        caption_vectors(Run(model=mute, config=config, card={}), ["caption"], CPU)
+        caption_rows(Run(model=mute, config=config, card={}), ["caption"], CPU)
+
+
+def test_captions_of_words_are_pooled_over_their_words(make_config, monkeypatch) -> None:
+    """At most `max_text_rows` of them; a caption without a known word has no place."""
+    words = np.random.default_rng(0).normal(size=(5, 20)).astype(np.float32)
+    found = [words, words[:1], words[:0]]
+    monkeypatch.setattr(evaluation, "read_dataset_config", lambda dataset: ExtractConfig())
+    monkeypatch.setattr(evaluation, "embed_sentences", lambda texts, *_: found)
+    config = make_config(sampling__max_text_rows=3)
+    model = Mcn(config.model, TrackDims((24, 16), 40, 20)).eval()
+    run = Run(model=model, config=config, card={"dataset": "set"})
+    embedded = embed_captions(run, ["a", "b", "c"], CPU)
+    expected = [embed_text(model, words[:3]), embed_text(model, words[:1]), np.zeros(16)]
+    np.testing.assert_allclose(embedded, expected, atol=1e-6)
 
 
 def test_blocks_of_queries_do_not_change_the_result(monkeypatch) -> None:

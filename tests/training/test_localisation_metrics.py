@@ -11,6 +11,7 @@ from training.localisation_metrics import (
     covering_path,
     exactly_one_path,
     found_steps,
+    macro_average_precision,
     macro_recall,
     mean_overlap,
     micro_recall,
@@ -145,3 +146,24 @@ def test_the_best_segment_counts_for_each_measure_apart() -> None:
 def test_runs() -> None:
     assert runs(np.array([1, 1, 0, 1, 0, 0, 1], dtype=bool)) == [(0, 2), (3, 4), (6, 7)]
     assert runs(np.zeros(3, dtype=bool)) == []
+
+
+def test_macro_average_precision_by_hand() -> None:
+    """Task a, two videos. Step 0 lies at the seconds ranked 1 and 3: (1/1 + 2/3) / 2 = 5/6; step 1
+    at the one ranked 2: 1/2; step 2 occurs nowhere and does not count. Task b: 1. Task c: nothing.
+    """
+    scores = np.array([[0.9, 0.1, 5.0], [0.8, 0.7, 5.0]])
+    more = np.array([[0.5, 0.6, 5.0], [0.1, 0.2, 5.0]])
+    labels = grid("x. .. ..")
+    more_labels = grid("x. x. ..")
+    found = macro_average_precision(
+        [
+            ("a", scores, labels),
+            ("b", np.array([[1.0], [0.0]]), np.array([[True], [False]])),
+            ("a", more, more_labels),
+            ("c", np.zeros((3, 1)), np.zeros((3, 1), bool)),
+        ]
+    )
+    assert found == pytest.approx(((5 / 6 + 1 / 2) / 2 + 1) / 2)
+    with pytest.raises(ValueError, match="no step"):
+        macro_average_precision([("c", np.zeros((3, 1)), np.zeros((3, 1), bool))])

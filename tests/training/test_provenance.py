@@ -1,5 +1,7 @@
 """A run and a dataset of other features are refused."""
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,13 @@ import pytest
 from extractors.errors import UsageError
 from pipeline import storage
 from training.config import SamplingConfig
-from training.provenance import check_current, check_same_features, track_fingerprints
+from training.provenance import (
+    check_current,
+    check_same_features,
+    dataset_digest,
+    stored_digest,
+    track_fingerprints,
+)
 
 SAMPLING = SamplingConfig()
 
@@ -47,3 +55,16 @@ def test_other_features_are_refused_by_name(
 def test_a_dataset_from_elsewhere_is_not_checked(tmp_path: Path) -> None:
     check_current(str(tmp_path))
     check_same_features({"fingerprints": {"audio": "a"}}, str(tmp_path), SAMPLING)
+
+
+def test_the_digest_follows_the_shards(
+    tmp_path: Path, dataset: str, make_dataset: Callable, make_sample: Callable
+) -> None:
+    one = make_dataset(tmp_path / "one", [make_sample(0)])
+    again = make_dataset(tmp_path / "again", [make_sample(0)])
+    assert stored_digest(one) == stored_digest(again) != stored_digest(dataset)
+
+
+def test_the_digest_is_that_of_the_tars_in_order() -> None:
+    assert dataset_digest(["a", "b"]) == hashlib.sha256(b"ab").hexdigest()
+    assert dataset_digest(["a", "b"]) != dataset_digest(["b", "a"])

@@ -15,7 +15,6 @@ from training.config import TrainConfig
 from training.sampling import (
     ClipSampler,
     VideoRef,
-    dataset_digest,
     epoch_lanes,
     open_training_set,
     read_ahead,
@@ -202,14 +201,6 @@ def test_a_tar_that_lacks_a_video_is_named(
         list(sampler.batches(epoch=0))
 
 
-def test_the_digest_follows_the_shards(
-    tmp_path: Path, dataset: str, make_dataset: Callable, make_sample: Callable
-) -> None:
-    one = make_dataset(tmp_path / "one", [make_sample(0)])
-    again = make_dataset(tmp_path / "again", [make_sample(0)])
-    assert dataset_digest(one) == dataset_digest(again) != dataset_digest(dataset)
-
-
 def test_reading_ahead_gives_the_same_and_passes_errors_on(dataset: str, make_config) -> None:
     sampler = sampler_of(dataset, make_config())
     assert all_same(list(read_ahead(sampler.batches(0))), list(sampler.batches(0)))
@@ -222,3 +213,30 @@ def test_reading_ahead_gives_the_same_and_passes_errors_on(dataset: str, make_co
     next(ahead)
     with pytest.raises(AbortError, match="gone"):
         next(ahead)
+
+
+@pytest.mark.parametrize("left_out", ["video", "audio", "text"])
+def test_a_modality_can_be_left_out(dataset: str, make_config: MakeConfig, left_out: str) -> None:
+    kept = [name for name in ("video", "audio", "text") if name != left_out]
+    config = make_config(sampling__modalities=kept)
+    training_set = open_training_set(dataset, config.sampling)
+    widths = {"video": training_set.dims.visual, "audio": training_set.dims.audio}
+    widths["text"] = training_set.dims.text
+    expected = {"video": (24, 16), "audio": 40, "text": 20}
+    assert widths == expected | {left_out: (0, 0) if left_out == "video" else 0}
+    batch = next(ClipSampler(training_set, config).batches(0))
+    assert not batch.inputs.present[left_out].any()
+    assert all(batch.inputs.present[name].any() for name in kept)
+
+
+def test_missing_modalities_can_count_as_in_the_official_code(dataset: str, make_config) -> None:
+    """The odd videos of the dataset have no sound, no speech or no picture."""
+    absent = {}
+    for masked in (True, False):
+        config = make_config(sampling__batch_videos=16, loss__mask_missing=masked)
+        training_set = open_training_set(dataset, config.sampling)
+        batch = next(ClipSampler(training_set, config).batches(0)).inputs
+        masks = torch.stack([*batch.present.values(), *batch.parts_BP.T])
+        absent[masked] = int((~masks).sum())
+    assert absent[True] > 0
+    assert absent[False] == 0
