@@ -3,7 +3,6 @@
 N vectors, D dimension, Q queries.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +47,7 @@ from pipeline import storage
 from pipeline.settings import dump_settings
 from pipeline.shards import sha256_of
 from training.checkpoints import code_version
-from training.provenance import check_current, check_same_features
+from training.provenance import check_current, check_same_features, dataset_digest
 
 logger = logging.getLogger(__name__)
 
@@ -235,11 +234,6 @@ def publish_built(
     )
     write_card(output, card)
     return card
-
-
-def dataset_digest(tar_sha256s: list[str]) -> str:
-    """sha256 over the hex sha256 of a dataset's tars in order: changes when any of them does."""
-    return hashlib.sha256("".join(tar_sha256s).encode()).hexdigest()
 
 
 def _choice(config: IndexConfig, count: int, dimension: int) -> Choice:

@@ -17,7 +17,7 @@ from index.factory import Candidate
 from index.held_out import Latency
 from pipeline import storage
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CARD_NAME = "index_infos.json"
 
 _AUTOFAISS_KEYS = {

@@ -20,7 +20,7 @@ from extractors.errors import AbortError
 from pipeline import storage
 from pipeline.shards import sha256_of, shard_name
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODALITIES = ("video", "audio", "text")
 SUM = "sum"
 BATCH_ROWS = 16_384
@@ -36,6 +36,7 @@ CLIP_SCHEMA = pa.schema(
         ("text", pa.string()),  # what is said in the clip, null where nothing is
         ("label", pa.string()),
         ("split", pa.string()),
+        ("language", pa.string()),  # of what is said, null where nothing is or nobody knows
     ]
 )
 
@@ -51,6 +52,7 @@ class ClipRow:
     text: str | None = None
     label: str | None = None
     split: str | None = None
+    language: str | None = None
 
     @property
     def id(self) -> str:

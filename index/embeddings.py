@@ -5,9 +5,10 @@ N clips, D dimension, S text rows, E text columns.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.errors import UsageError
+from extractors.text import TextRows
 from index.config import IndexConfig
-from index.embedding_shards import ClipRow, clip_table, sum_of_present
+from index.embedding_shards import ClipRow, clip_table
 from pipeline.samples import VideoSample, read_shard
 from pipeline.shards import read_rows
 from training.checkpoints import Run, load_run
@@ -74,28 +76,74 @@ def query_from_text_vectors(
     return embed_text(embedder.run.model, vectors_SE)
 
 
+def queries_from_text_rows(embedder: Embedder, texts: TextRows) -> NDArray[np.float32]:
+    """The embeddings (N, D) of N texts, those of equally many rows in one pass of the model.
+
+    A text without rows (no word of it is known) has a row of NaN. Raises UsageError as
+    `query_from_text_vectors` does.
+    """
+    counts_N = np.diff(texts.offsets)
+    queries_ND = np.full((len(counts_N), embedder.run.config.model.embedding_dim), np.nan)
+    for count in np.unique(counts_N[counts_N > 0]):
+        numbers = np.flatnonzero(counts_N == count)
+        text_NSE = np.stack([texts.rows[o : o + count] for o in texts.offsets[numbers]])
+        embed_text(embedder.run.model, text_NSE[0])  # refuses what the model cannot take
+        with torch.inference_mode():
+            given_NSE = torch.from_numpy(text_NSE.astype(np.float32)).to(embedder.device)
+            queries_ND[numbers] = embedder.run.model.embed_text(given_NSE).cpu().numpy()
+    return queries_ND.astype(np.float32)
+
+
 def query_from_sample(
-    embedder: Embedder, sample: VideoSample, modalities: Sequence[str], window: float = 10.0
+    embedder: Embedder,
+    sample: VideoSample,
+    modalities: Sequence[str],
+    window: float = 10.0,
+    at: float | None = None,
 ) -> NDArray[np.float32]:
     """The embedding (D,) of a file: its clips' mean a modality, summed over `modalities`.
 
-    The file is cut into clips as a dataset's videos are, so all of a long file counts. Raises
-    UsageError where it has none of `modalities`.
+    The file is cut as `file_vectors` does. Raises UsageError where it has none of `modalities`.
+    """
+    vectors = file_vectors(embedder, sample, modalities, window, at)
+    query_D: NDArray[np.float32] = np.sum(list(vectors.values()), axis=0, dtype=np.float32)
+    return query_D
+
+
+def file_vectors(
+    embedder: Embedder,
+    sample: VideoSample,
+    modalities: Sequence[str],
+    window: float = 10.0,
+    at: float | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """The embeddings (D,) of a file by modality, of those of `modalities` that it has.
+
+    Each is the mean over the clips that a dataset's video would be cut into, so all of a long
+    file counts; with `at` it is that of the one clip of `window` seconds around that second.
+    Raises UsageError where it has none of them, and for a moment outside the file.
     """
     _check_targets(embedder, modalities)
-    run, clips = embedder.run, video_clips(sample, window)
+    clips = video_clips(sample, window) if at is None else (_moment(sample, at, window),)
+    run = embedder.run
     embedded = embed_sample(run.model, sample, clips, run.config, embedder.device)
-    has = {name: np.array([embedded.present[name].any()]) for name in modalities}
-    mean_1D = {
-        name: embedded.vectors[name].sum(axis=0, keepdims=True)  # absent rows are zero
-        / max(1, np.count_nonzero(embedded.present[name]))
-        for name in modalities
+    counts = {name: np.count_nonzero(embedded.present[name]) for name in modalities}
+    found = {
+        name: (embedded.vectors[name].sum(axis=0) / count).astype(np.float32)
+        for name, count in counts.items()  # rows of absent ones are zero
+        if count
     }
-    sum_1D, any_1 = sum_of_present(mean_1D, has, modalities)
-    if not any_1[0]:
+    if not found:
         raise UsageError(f"query {sample.key}: has no {' or '.join(modalities)} to search with")
-    query_D: NDArray[np.float32] = sum_1D[0]
-    return query_D
+    return found
+
+
+def _moment(sample: VideoSample, at: float, window: float) -> Clip:
+    if not 0 <= at < sample.duration:
+        raise UsageError(
+            f"query {sample.key}: lasts {sample.duration:.1f} s, at = {at:g} is not in"
+        )
+    return Clip(max(0.0, at - window / 2), min(sample.duration, at + window / 2))
 
 
 def _row(sample: VideoSample, clip: Clip, uri: str) -> ClipRow:
@@ -107,6 +155,7 @@ def _row(sample: VideoSample, clip: Clip, uri: str) -> ClipRow:
         text=_words(sample, clip),
         label=sample.meta.get("label"),
         split=sample.meta.get("split"),
+        language=_language(sample.meta),
     )
 
 
@@ -115,6 +164,15 @@ def _words(sample: VideoSample, clip: Clip) -> str | None:
     inside = [s for s in sample.segments if clip.start <= (s.start + s.end) / 2 < clip.end]
     ordered = sorted(inside, key=lambda segment: segment.start)
     return " ".join(segment.text for segment in ordered) or None
+
+
+def _language(meta: Mapping[str, Any]) -> str | None:
+    """Of a video's transcript: as its captions say, else as the recogniser heard most of it."""
+    transcript = meta.get("transcript") or {}
+    if transcript.get("language"):
+        return str(transcript["language"])
+    heard = [piece["language"] for piece in transcript.get("heard", ())]
+    return str(max(heard, key=heard.count)) if heard else None
 
 
 def _check_targets(embedder: Embedder, targets: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import UsageError
 
-COLUMNS = {"video": "key", "label": "label", "split": "split"}
+COLUMNS = {"video": "key", "label": "label", "split": "split", "language": "language"}
 KEYS = (*COLUMNS, "time")
 
 
@@ -32,9 +32,9 @@ def parse_where(conditions: Sequence[str]) -> dict[str, str]:
 def allowed_rows(ids: pa.Table, where: Mapping[str, str]) -> NDArray[np.bool_]:
     """Which rows of ids.parquet meet every condition: (N,).
 
-    'video', 'label' and 'split' are compared as they are; 'time' is START-END in seconds, half
-    open, either may be left out, and a clip that overlaps it is in. Raises UsageError for another
-    key or a time that is none.
+    'video', 'label', 'split' and 'language' are compared as they are; 'time' is START-END in
+    seconds, half open, either may be left out, and a clip that overlaps it is in. Raises
+    UsageError for another key or a time that is none.
     """
     _check_keys(where)
     allowed_N = np.ones(ids.num_rows, bool)

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from extractors.thumbnails import Thumbnail, extract_thumbnails
 from index.card import IndexCard
 from index.search import Hit
-from index.thumbnails import Thumbnail, extract_thumbnails
 from pipeline import storage
 
 LONG_TEXT = 150

@@ -1,13 +1,14 @@
 """Search: open an index, checked against its card, and ask it. Needs no model; vectors of queries
 come from index.embeddings.
 
-N vectors, D dimension, K neighbours.
+N vectors, D dimension, Q queries, K neighbours.
 """
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import faiss
 import numpy as np
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from extractors.errors import AbortError, UsageError
 from index.card import IndexCard, read_card
-from index.embedding_shards import CLIP_SCHEMA
+from index.clip_vectors import scan
+from index.embedding_shards import CLIP_SCHEMA, MODALITIES
 from index.filters import allowed_rows
 from index.hits import Hit as Hit
 from index.hits import merge_overlapping
@@ -69,28 +71,49 @@ def search(
     k: int,
     where: Mapping[str, str] | None = None,
     *,
+    targets: Sequence[str] | None = None,
     merge: bool = False,
 ) -> list[Hit]:
     """The k clips nearest to a query of shape (D,), best first; fewer where the index has fewer.
 
-    `where` admits only clips that meet all its conditions, which FAISS checks while it searches:
-    keys and values as in `index.filters.allowed_rows`. `merge` joins hits of one video that
-    overlap in time (`index.hits.merge_overlapping`) and searches on until there are k. The query
-    is scaled to unit length where the index's metric is cosine. Raises UsageError for a k below 1,
-    for a query of another dimension or with a value that is not finite, and for a wrong condition.
+    Everything else as in `search_many`.
     """
-    query_1D = np.ascontiguousarray(query_vector, np.float32).reshape(1, -1)
-    _check_query(index, query_1D, k)
-    query_1D = prepared(query_1D, index.card.metric)
+    query_1D = np.asarray(query_vector).reshape(1, -1)
+    return search_many(index, query_1D, k, where, targets=targets, merge=merge)[0]
+
+
+def search_many(
+    index: SearchIndex,
+    query_vectors_QD: NDArray[np.floating],
+    k: int,
+    where: Mapping[str, str] | None = None,
+    *,
+    targets: Sequence[str] | None = None,
+    merge: bool = False,
+) -> list[list[Hit]]:
+    """The k clips nearest to each of Q queries, in one call of FAISS.
+
+    `where` admits only clips that meet all its conditions, which FAISS checks while it searches:
+    keys and values as in `index.filters.allowed_rows`. `targets` compares with the embeddings of
+    these modalities instead of those that were indexed: every stored embedding is read, exact and
+    slow on a large index. `merge` joins hits of one video that overlap in time
+    (`index.hits.merge_overlapping`) and searches on until there are k. Queries are scaled to unit
+    length where the index's metric is cosine. Raises UsageError for a k below 1, for queries of
+    another dimension or with a value that is not finite, for a wrong condition or target.
+    """
+    queries_QD = np.ascontiguousarray(query_vectors_QD, np.float32)
+    _check_query(index, queries_QD, k)
+    _check_targets(index, targets)
+    queries_QD = prepared(queries_QD, index.card.metric)
     allowed_N = _allowed(index, where)
-    if not merge:
-        return _hits(index, query_1D, k, allowed_N)
     wanted = k
     while True:
-        found = _hits(index, query_1D, wanted, allowed_N)
-        merged = merge_overlapping(found)
-        if len(merged) >= k or len(found) < wanted:
-            return merged[:k]
+        found = _hits(index, queries_QD, wanted, allowed_N, targets)
+        if not merge:
+            return found
+        merged = [merge_overlapping(hits) for hits in found]
+        if all(len(m) >= k or len(f) < wanted for m, f in zip(merged, found, strict=True)):
+            return [hits[:k] for hits in merged]
         wanted *= 2
 
 
@@ -120,27 +143,37 @@ def _allowed(index: SearchIndex, where: Mapping[str, str] | None) -> NDArray[np.
 
 
 def _hits(
-    index: SearchIndex, query_1D: NDArray[np.float32], k: int, allowed_N: NDArray[np.bool_] | None
-) -> list[Hit]:
+    index: SearchIndex,
+    queries_QD: NDArray[np.float32],
+    k: int,
+    allowed_N: NDArray[np.bool_] | None,
+    targets: Sequence[str] | None,
+) -> list[list[Hit]]:
     k = min(k, index.card.count)
-    distances_1K, ids_1K = search_allowed(index.vectors, query_1D, k, allowed_N)
-    scores_1K = -distances_1K if index.card.metric == "l2" else distances_1K
-    found_K = ids_1K[0] >= 0  # FAISS fills up with -1 where it finds fewer
-    rows = index.ids.take(pa.array(ids_1K[0][found_K])).to_pylist()
-    ranked = enumerate(zip(rows, scores_1K[0][found_K], strict=True), start=1)
+    if targets is None or set(targets) == set(index.card.target_modalities):
+        distances_QK, ids_QK = search_allowed(index.vectors, queries_QD, k, allowed_N)
+    else:
+        distances_QK, ids_QK = scan(index.url, index.card, queries_QD, k, targets, allowed_N)
+    scores_QK = -distances_QK if index.card.metric == "l2" else distances_QK
+    found_QK = ids_QK >= 0  # FAISS fills up with -1 where it finds fewer
+    rows = iter(index.ids.take(pa.array(ids_QK[found_QK])).to_pylist())
     return [
-        Hit(
-            rank=rank,
-            id=row["id"],
-            video=row["key"],
-            uri=row["uri"],
-            start=row["start"],
-            end=row["end"],
-            score=float(score),
-            text=row["text"],
-        )
-        for rank, (row, score) in ranked
+        [_hit(rank, next(rows), float(s)) for rank, s in enumerate(scores_K[found_K], start=1)]
+        for scores_K, found_K in zip(scores_QK, found_QK, strict=True)
     ]
+
+
+def _hit(rank: int, row: Mapping[str, Any], score: float) -> Hit:
+    return Hit(
+        rank=rank,
+        id=row["id"],
+        video=row["key"],
+        uri=row["uri"],
+        start=row["start"],
+        end=row["end"],
+        score=score,
+        text=row["text"],
+    )
 
 
 def check_model(index: SearchIndex, model_digest: str) -> None:
@@ -153,16 +186,27 @@ def check_model(index: SearchIndex, model_digest: str) -> None:
         )
 
 
-def _check_query(index: SearchIndex, query_1D: NDArray[np.float32], k: int) -> None:
+def _check_query(index: SearchIndex, queries_QD: NDArray[np.float32], k: int) -> None:
     if k < 1:
         raise UsageError(f"k = {k}: ask for 1 or more hits")
-    if query_1D.shape[1] != index.card.dimension:
+    if queries_QD.shape[1] != index.card.dimension:
         raise UsageError(
-            f"{index.url}: a query has dimension {query_1D.shape[1]}, "
+            f"{index.url}: a query has dimension {queries_QD.shape[1]}, "
             f"the index {index.card.dimension}: was it embedded by another model?"
         )
-    if not np.isfinite(query_1D).all():
+    if not np.isfinite(queries_QD).all():
         raise UsageError(f"{index.url}: the query's vector is not finite")
+
+
+def _check_targets(index: SearchIndex, targets: Sequence[str] | None) -> None:
+    if targets is None:
+        return
+    missing = [name for name in targets if not index.card.embeddings.get(name)]
+    if missing or not targets:
+        known = [name for name in MODALITIES if index.card.embeddings.get(name)]
+        raise UsageError(
+            f"targets {', '.join(missing) or '(none)'}: clips of this index have {', '.join(known)}"
+        )
 
 
 def _read_ids(url: str) -> pa.Table:
@@ -172,7 +216,7 @@ def _read_ids(url: str) -> pa.Table:
         raise AbortError(f"{url}: not a table of clips: {str(err).splitlines()[0]}") from err
     if ids.schema.names != CLIP_SCHEMA.names:
         raise AbortError(f"{url}: not a table of clips: its columns are {ids.schema.names}")
-    return ids
+    return ids.combine_chunks()  # rows are taken for every search
 
 
 def _check_digest(url: str, expected: str) -> None:

@@ -50,7 +50,7 @@ def test_row_i_of_ids_is_faiss_id_i(corpus) -> None:
     ids, sums_ND = expected_vectors(corpus, ("video", "audio"))
     index = open_index(corpus.output)
     assert index.ids.column("id").to_pylist() == ids
-    columns = ["id", "key", "uri", "start", "end", "text", "label", "split"]
+    columns = ["id", "key", "uri", "start", "end", "text", "label", "split", "language"]
     assert index.ids.column_names == columns
     for i in range(len(ids)):
         assert np.allclose(index.vectors.reconstruct(i), unit_rows(sums_ND)[i], atol=1e-6)
@@ -97,7 +97,7 @@ def test_the_card_has_autofaiss_keys(corpus) -> None:
     assert content["vectors dimension"] == 16
     assert content["size in bytes"] == card.size_bytes
     assert content["avg_search_speed_ms"] == card.search_ms
-    assert content["format_version"] == 2
+    assert content["format_version"] == 3
 
 
 def test_the_resolved_configuration_is_saved(corpus) -> None:

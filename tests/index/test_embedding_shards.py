@@ -68,7 +68,7 @@ def test_a_table_survives_the_disk_with_fixed_size_float32_columns(tmp_path: Pat
     assert back.schema.field("sum_embedding").type == pa.list_(pa.float32(), 3)
     assert np.array_equal(vectors_of(back, "sum"), [[3, 3, 3], [3, 3, 3]])
     assert pq.read_schema(embedding_url(str(tmp_path), 4, ".parquet")).names == [
-        *["id", "key", "uri", "start", "end", "text", "label", "split"],
+        *["id", "key", "uri", "start", "end", "text", "label", "split", "language"],
         *["video_embedding", "audio_embedding", "text_embedding", "sum_embedding"],
     ]
 

@@ -167,7 +167,11 @@ def test_every_clip_is_embedded_with_its_words_label_and_split(build, dataset, r
     assert [row["text"] for row in rows[3:5]] == ["video 1 part 1", None]
     facts = [rows[2][name] for name in ("uri", "label", "split")]
     assert facts == ["/videos/video1.mp4", "topic1", "train"]
-    absent = {row["id"]: [name for name, value in row.items() if value is None] for row in rows}
+    assert {row["language"] for row in rows} == {None}  # nothing says which
+    absent = {
+        row["id"]: [name for name, value in row.items() if value is None and name != "language"]
+        for row in rows
+    }
     assert absent["video0@0.000-3.000"] == []
     assert absent["video1@0.000-3.000"] == ["audio_embedding"]
     assert absent["video2@0.000-10.000"] == ["text", "text_embedding"]

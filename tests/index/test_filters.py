@@ -6,16 +6,16 @@ from index.embedding_shards import CLIP_SCHEMA
 from index.filters import allowed_rows, parse_where
 
 ROWS = [
-    ("a", 0.0, 10.0, "cat", "train"),
-    ("a", 10.0, 20.0, "cat", "train"),
-    ("b", 5.0, 15.0, None, "test"),
-    ("c", 30.0, 40.0, "dog", None),
+    ("a", 0.0, 10.0, "cat", "train", None),
+    ("a", 10.0, 20.0, "cat", "train", "en"),
+    ("b", 5.0, 15.0, None, "test", "de"),
+    ("c", 30.0, 40.0, "dog", None, None),
 ]
 
 
 @pytest.fixture
 def ids() -> pa.Table:
-    names = ("key", "start", "end", "label", "split")
+    names = ("key", "start", "end", "label", "split", "language")
     rows = [dict(zip(names, row, strict=True)) for row in ROWS]
     return pa.Table.from_pylist(rows, schema=CLIP_SCHEMA)
 
@@ -28,6 +28,8 @@ def ids() -> pa.Table:
         ({"label": "cat"}, [0, 1]),
         ({"label": "bird"}, []),
         ({"split": "test"}, [2]),
+        ({"language": "en"}, [1]),
+        ({"language": "fr"}, []),
         ({"label": "cat", "time": "12-"}, [1]),
         ({"time": "10-15"}, [1, 2]),  # half open: the clip that ends at 10 is not in
         ({"time": "-5"}, [0]),  # nor the one that starts at 5
@@ -53,7 +55,7 @@ def test_a_time_that_is_no_range_is_refused(ids: pa.Table, value: str) -> None:
 def test_an_unknown_key_is_answered_with_the_nearest(ids: pa.Table) -> None:
     with pytest.raises(UsageError, match=r"where labels: no such condition, did you mean label\?"):
         allowed_rows(ids, {"labels": "cat"})
-    with pytest.raises(UsageError, match="there are video, label, split, time"):
+    with pytest.raises(UsageError, match="there are video, label, split, language, time"):
         parse_where(["zzz=1"])
 
 

@@ -103,15 +103,15 @@ def test_a_missing_file_is_refused_by_name(build_from: Build, name: str) -> None
         open_index(url)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
 def test_another_format_version_is_refused(build_from: Build, version: Any) -> None:
     url = build_from()
     edit_card(url, format_version=version)
-    with pytest.raises(AbortError, match=r"format version .*, this program reads 2"):
+    with pytest.raises(AbortError, match=r"format version .*, this program reads 3"):
         open_index(url)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format_version": 2}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format_version": 3}', "\udcff"])
 def test_a_foreign_card_is_refused(build_from: Build, content: str) -> None:
     url = build_from()
     Path(url, "index_infos.json").write_bytes(content.encode(errors="surrogateescape"))

@@ -12,7 +12,8 @@ COMMANDS = (
     *("evaluate retrieval", "evaluate clusters", "status", "verify", "inspect", "weights"),
     *("weights list", "weights fetch", "demo", "extractors", "index append", "index verify"),
     *("evaluate zero-shot", "evaluate neighbours", "evaluate probe", "evaluate youcook2"),
-    *("evaluate msrvtt", "evaluate crosstask", "evaluate miningyoutube"),
+    *("evaluate msrvtt", "evaluate crosstask", "evaluate miningyoutube", "export", "import"),
+    *("plan", "retry", "quarantine", "errors", "doctor"),
 )
 HEAVY = ("torch", "ray", "faiss", "pyarrow", "numpy", "sklearn", "transformers")
 

@@ -90,7 +90,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("evaluate")
     config = ExtractConfig(speech=None)
     sentences = [words for both in SAYINGS.values() for words in both]
-    vectors = embed_sentences(sentences, config, CPU)
+    vectors = np.concatenate(embed_sentences(sentences, config, CPU))
     text = {label: vectors[2 * i : 2 * i + 2] for i, label in enumerate(LABELS)}
     videos = [make_video(i, "train" if i < 32 else "test", text) for i in range(48)]
     for number, first in enumerate(range(0, 48, 16)):

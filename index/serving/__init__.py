@@ -1,0 +1,1 @@
+"""`pipeline serve`: an index behind HTTP, and the page that asks it."""

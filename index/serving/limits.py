@@ -1,0 +1,35 @@
+"""What a server takes of strangers."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one server; what is over them is refused with a sentence."""
+
+    upload_bytes: int = 200 * 2**20
+    """Of one file."""
+    file_seconds: float = 600.0
+    """Length of one file."""
+    waiting_searches: int = 512
+    """Searches that wait for the next batch; more are answered with 503."""
+    waiting_files: int = 4
+    """Files that are received or wait to be embedded."""
+    waiting_media: int = 256
+    """Thumbnails and cuts that wait."""
+    search_timeout: float = 10.0
+    """Seconds that a search may wait and take."""
+    file_timeout: float = 120.0
+    """Seconds that a file may take to arrive, and then to be embedded."""
+    media_timeout: float = 40.0
+    """Seconds that a thumbnail or a cut may take."""
+    body_bytes: int = 2**16
+    """Of any request but a file."""
+    hits: int = 100
+    """Most results of one search."""
+    terms: int = 16
+    """Most terms of one query."""
+    text_characters: int = 1000
+    """Of one text."""
+    stored_files: int = 1000
+    """Embeddings of uploaded files that are kept; the oldest go."""
