@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check test-slow bench fuzz clean install
+.PHONY: demo test check test-slow bench-extract fuzz clean install
 
 install: $(STAMP)
 
@@ -31,8 +31,9 @@ test: check
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-bench: $(STAMP)
-	$(BIN)/python benchmarks/extract.py
+# BENCH="--peer CLONE --peer-python PYTHON" for the peer too (benchmarks/extract_peer.py)
+bench-extract: $(STAMP)
+	$(BIN)/python benchmarks/extract.py $(BENCH)
 
 fuzz: $(STAMP)
 	$(BIN)/python benchmarks/fuzz.py

@@ -1,159 +1,183 @@
-"""What extraction costs, as ratios to its floors, measured in one run.
+"""What extraction costs, as ratios, all measured in one run.
 
-    python benchmarks/extract.py [--seconds 60] [--repeats 3] [--output bench_extract.json]
+    python benchmarks/extract.py [--seconds 120] [--clips 100] [--repeats 3]
+        [--parts decode,extraction,workers,memory,peer] [--memory-hours 3]
+        [--peer CLONE --peer-python PYTHON] [--peer-seconds 120] [--peer-pairings resnet,r21d,…]
+        [--output bench_extract.json]
 
-The floors: decoding the same file with `ffmpeg -i FILE -f null -`, and each network's forward pass
-on ready windows. CPU seconds (children included) decide, wall seconds stand beside them; each
-figure is the median of runs that alternate with those it is compared with.
+    decode        all views of the reference preset / `ffmpeg -i FILE -f null -`     at most 1.3
+    extraction    embedded preset / (that decoding + models on ready batches)        at most 1.15
+    workers       two workers on two cores / one on one                              at least 1.8
+    memory        peak of a 3-hour video / 10 minutes; MiB                 at most 1.15; 2000
+    peer          videos per CPU second / v-iashin/video_features' (extract_peer.py)  at least 2.5
+
+On one 720p video of --seconds and on --clips copies of one of two seconds, both with speech. CPU
+seconds, children included, decide (the workers' figure: the clock's); each figure is the median of
+the ratios of --repeats runs that alternate, so that what else the machine does meets both sides.
+Exit code 1 where a figure is missed. A part whose repeats are cut says so in its JSON.
 """
 
 import argparse
 import json
 import os
-import statistics
-import subprocess
+import platform
+import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
+from extract_floors import measure_decode, measure_extraction
+from extract_media import make_copies, make_video
+from extract_memory import measure_memory
+from extract_peer import NAMES, Peer, measure_peer
+from extract_workers import measure_workers
+from measuring import ONE_THREAD, Cost, Ratio, medians
 from rich.console import Console
 from rich.table import Table
 
-from extractors.build import build_extractor
-from extractors.config import DecodeConfig
-from extractors.decode import Chunk, decode
-from extractors.extractor import Extractor
-from extractors.ffmpeg import ffmpeg_binary, ffmpeg_version
-from extractors.probe import probe
-from extractors.windows import Window, WindowCutter
-from pipeline.cli.options import load_config
-from pipeline.config import ExtractConfig
-from pipeline.sources import SourceVideo
-from pipeline.worker import Worker
+from extractors.ffmpeg import ffmpeg_version
+
+PARTS = ("decode", "extraction", "workers", "memory", "peer")
+CLIP_SECONDS = 2
+PIECE_SECONDS = 5
+
+console = Console()
 
 
 def main() -> None:
-    """Measures, prints the table, writes the JSON."""
+    """Measures, writes the JSON as it grows, prints the tables."""
+    arguments = parse()
+    os.environ |= ONE_THREAD
+    torch.set_num_threads(1)
+    facts = {
+        "ffmpeg": ffmpeg_version(), "torch": torch.__version__, "python": platform.python_version(),
+        "processor": processor(), "cores": len(os.sched_getaffinity(0)),
+        "load_at_start": os.getloadavg()[0],
+        "arguments": {name: str(value) for name, value in vars(arguments).items()},
+    }  # fmt: skip
+    bench = Bench(arguments, facts)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        bench.measure(Path(folder))
+    bench.write()
+    show(bench.ratios)
+    sys.exit(1 if any(ratio.holds is False for ratio in bench.ratios) else 0)
+
+
+def parse() -> argparse.Namespace:
+    """The arguments; stops where they do not fit."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
+    parser.add_argument("--memory-hours", type=float, default=3.0)
+    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--peer-python", type=Path)
+    parser.add_argument("--peer-seconds", type=int, default=120)
+    parser.add_argument("--peer-pairings", type=lambda text: text.split(","), default=list(NAMES))
     parser.add_argument("--output", type=Path, default=Path("bench_extract.json"))
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        video = make_video(Path(folder) / "bench.mp4", arguments.seconds)
-        figures = measure(video, arguments.repeats)
-    figures |= {"seconds_of_video": arguments.seconds, "ffmpeg": ffmpeg_version()}
-    arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
-    show(figures)
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"--parts {','.join(unknown)}: known are {','.join(PARTS)}")
+    if unknown := set(arguments.peer_pairings) - set(NAMES):
+        parser.error(f"--peer-pairings {','.join(unknown)}: known are {','.join(NAMES)}")
+    if (arguments.peer is None) != (arguments.peer_python is None):
+        parser.error("--peer and --peer-python go together")
+    return arguments
 
 
-def make_video(path: Path, seconds: int) -> Path:
-    """720p H.264 at 30 frames/s with sound: noise over a test picture, so that decoding is work."""
-    picture = f"testsrc2=s=1280x720:r=30:d={seconds},noise=alls=12:allf=t"
-    subprocess.run(
-        [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", picture, "-f", "lavfi", "-i",
-         f"sine=frequency=440:sample_rate=44100:duration={seconds}", "-c:v", "libx264", "-preset",
-         "veryfast", "-crf", "28", "-g", "250", "-c:a", "aac", str(path)],
-        check=True,
-    )  # fmt: skip
-    return path
+class Bench:
+    """The parts that were asked for, and what they found so far."""
+
+    def __init__(self, arguments: argparse.Namespace, facts: dict[str, object]) -> None:
+        self._arguments, self._facts = arguments, facts
+        self._costs: dict[str, list[Cost]] = {}
+        self._memory: dict[str, object] = {}
+        self._cores = sorted(os.sched_getaffinity(0))
+        self.ratios: list[Ratio] = []
+
+    def measure(self, folder: Path) -> None:
+        """Every part, on one core each but for the workers'."""
+        arguments, repeats = self._arguments, self._arguments.repeats
+        os.sched_setaffinity(0, {self._cores[-1]})
+        long = make_video(folder / "long.mp4", arguments.seconds)
+        clip = make_video(folder / "clip.mp4", CLIP_SECONDS, "640x360")
+        clips = make_copies(clip, folder / "clips", arguments.clips)
+        sets = {f"{arguments.seconds} s of 720p": [long], f"{arguments.clips} clips": clips}
+        for part, measure in (("decode", measure_decode), ("extraction", measure_extraction)):
+            for name, videos in sets.items() if part in arguments.parts else ():
+                self._keep(*measure(name, videos, repeats, say))
+        if "workers" in arguments.parts:
+            self._workers(clips, folder)
+        if "memory" in arguments.parts:
+            core = {self._cores[-1]}
+            self._memory, ratios = measure_memory(folder, arguments.memory_hours, core)
+            self._keep({}, ratios)
+        if "peer" in arguments.parts:
+            self._peer(folder)
+
+    def _workers(self, clips: Sequence[Path], folder: Path) -> None:
+        if len(self._cores) < 2:
+            say("workers: skipped, this machine gives one core")
+            return
+        os.sched_setaffinity(0, set(self._cores))  # a child cannot have more than this
+        self._keep(*measure_workers(clips, folder, self._cores[-2:], self._arguments.repeats, say))
+        os.sched_setaffinity(0, {self._cores[-1]})
+
+    def _peer(self, folder: Path) -> None:
+        arguments = self._arguments
+        if arguments.peer is None:
+            say("peer: skipped, for want of --peer CLONE --peer-python PYTHON (extract_peer.py)")
+            return
+        # its r21d holds a video's every frame as float32: two minutes would take 30 GB
+        piece = make_video(folder / "piece.mp4", PIECE_SECONDS)
+        number = -(-arguments.peer_seconds // PIECE_SECONDS)
+        pieces = make_copies(piece, folder / "pieces", number)
+        # absolute, but not resolved: an environment's python is a link
+        paths = arguments.peer.absolute(), arguments.peer_python.absolute()
+        peer = Peer(*paths, tuple(arguments.peer_pairings))
+        core = self._cores[-1]
+        self._keep(*measure_peer(peer, pieces, folder, core, arguments.repeats, say))
+
+    def _keep(self, costs: dict[str, list[Cost]], ratios: Sequence[Ratio]) -> None:
+        self._costs |= costs
+        self.ratios += ratios
+        self.write()
+
+    def write(self) -> None:
+        """The JSON of what there is."""
+        found = {
+            "ratios": [asdict(ratio) | {"holds": ratio.holds} for ratio in self.ratios],
+            "medians": medians(self._costs),
+            "runs": {name: [asdict(cost) for cost in runs] for name, runs in self._costs.items()},
+            "memory": self._memory,
+        }
+        self._arguments.output.write_text(json.dumps(self._facts | found, indent=2) + "\n")
 
 
-def measure(video: Path, repeats: int) -> dict[str, Any]:
-    """Medians of CPU and wall seconds of the floors and of what we do."""
-    config = load_config("embedded", None, ["extract.speech=null", "extract.text=null"]).extract
-    ready = make_ready(video, config)
-    source = SourceVideo(key="bench", uri=str(video), path=video.name)
-    worker = Worker(config, torch.device("cpu")).__enter__()
-    parts: dict[str, Callable[[], object]] = {
-        "floor: ffmpeg -f null": lambda: null_decode(video),
-        "decode, all views": lambda: all_chunks(video, config),
-        "floor: networks on ready windows": lambda: forward_all(ready),
-        "whole extraction": lambda: list(worker.extract([source])),
-    }
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in parts}
-    forward_all(ready)  # warm-up: allocator, kernels
-    for _ in range(repeats):
-        for name, run in parts.items():
-            runs[name].append(timed(run))
-    cpu = {name: statistics.median(c for c, _ in values) for name, values in runs.items()}
-    wall = {name: statistics.median(w for _, w in values) for name, values in runs.items()}
-    floors = cpu["decode, all views"] + cpu["floor: networks on ready windows"]
-    return {
-        "cpu_seconds": cpu,
-        "wall_seconds": wall,
-        "decode_over_floor": cpu["decode, all views"] / cpu["floor: ffmpeg -f null"],
-        "extraction_over_floors": cpu["whole extraction"] / floors,
-    }
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
-def timed(run: Callable[[], object]) -> tuple[float, float]:
-    """(CPU, wall) seconds of a call, its children's CPU included."""
-    before, started = os.times(), time.perf_counter()
-    run()
-    after = os.times()
-    cpu = sum(after[:4]) - sum(before[:4])
-    return cpu, time.perf_counter() - started
+def processor() -> str:
+    """Its name, where Linux tells it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
 
 
-def null_decode(video: Path) -> None:
-    """The floor of decoding: everything decoded, nothing kept."""
-    command = [ffmpeg_binary(), "-v", "error", "-threads", "1", "-i", str(video), "-f", "null", "-"]
-    subprocess.run(command, check=True)
-
-
-def all_chunks(video: Path, config: ExtractConfig) -> list[Chunk]:
-    """Every chunk of every view of the preset."""
-    views = [build_extractor(settings).view for settings in config.wanted.values()]
-    decoding = DecodeConfig()
-    found = decode(str(video), probe(str(video), decoding), views, decoding)
-    return [chunk for chunk in found if isinstance(chunk, Chunk)]
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A loaded extractor and all its windows of the video."""
-
-    extractor: Extractor
-    windows: list[Window]
-
-
-def make_ready(video: Path, config: ExtractConfig) -> list[Ready]:
-    """Cuts every extractor's windows beforehand and loads its model."""
-    chunks = all_chunks(video, config)
-    ready = []
-    for settings in config.wanted.values():
-        extractor = build_extractor(settings)
-        extractor.setup(torch.device("cpu"))
-        cutter = WindowCutter(extractor.windowing)
-        own = [chunk for chunk in chunks if chunk.view == extractor.view]
-        windows = [window for chunk in own for window in cutter.push(chunk.data)]
-        ready.append(Ready(extractor, windows + list(cutter.finish())))
-    return ready
-
-
-def forward_all(ready: list[Ready]) -> None:
-    """Every extractor over its windows in its own batches."""
-    for one in ready:
-        size = one.extractor.batch_size
-        for first in range(0, len(one.windows), size):
-            one.extractor.extract(one.windows[first : first + size])
-
-
-def show(figures: dict[str, Any]) -> None:
+def show(ratios: Sequence[Ratio]) -> None:
     """The table."""
-    table = Table("part", "CPU s", "wall s", title="Extraction of one 720p video, embedded preset")
-    for name, cpu in figures["cpu_seconds"].items():
-        table.add_row(name, f"{cpu:.2f}", f"{figures['wall_seconds'][name]:.2f}")
-    console = Console()
+    table = Table("figure", "value", "limit", "", title="Extraction")
+    for ratio in ratios:
+        sign = "≥" if ratio.at_least else "≤"
+        limit = "" if ratio.limit is None else f"{sign} {ratio.limit:g}"
+        verdict = {None: "", True: "holds", False: "MISSED"}[ratio.holds]
+        value = f"{ratio.value:.2f}" if ratio.value < 100 else f"{ratio.value:.0f}"
+        table.add_row(ratio.what, value, limit, verdict)
     console.print(table)
-    console.print(f"decode / floor: {figures['decode_over_floor']:.2f}")
-    console.print(f"extraction / (decode + networks): {figures['extraction_over_floors']:.2f}")
 
 
 if __name__ == "__main__":
