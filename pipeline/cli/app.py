@@ -8,7 +8,22 @@ from types import FrameType
 import typer
 
 from extractors.errors import PipelineError, UsageError
-from pipeline.cli import datasets, demo, evaluate, extractors, indexes, run, search, show
+from pipeline.cli import (
+    checkpoints,
+    datasets,
+    demo,
+    evaluate,
+    extractors,
+    failures,
+    formats,
+    indexes,
+    inspection,
+    regeneration,
+    run,
+    search,
+    serve,
+    show,
+)
 
 HELP = "Raw videos to features, to a learned space of video, sound and speech, to search."
 
@@ -19,11 +34,22 @@ app = typer.Typer(
 app.add_typer(run.app, name="run", help="The three stages, and all of them.")
 app.add_typer(evaluate.app, name="evaluate", help="How good a run is, on held-out data.")
 app.add_typer(indexes.app, name="index", help="Keeping an index up to date and sound.")
+app.add_typer(
+    checkpoints.app, name="checkpoint", help="Checkpoints of MCN's released code, to runs and back."
+)
 app.add_typer(datasets.weights_app, name="weights", help="Pretrained weights.")
 app.command()(search.search)
+app.command()(serve.serve)
 app.command()(datasets.status)
+app.command()(failures.errors)
 app.command()(datasets.verify)
-app.command()(datasets.inspect)
+app.command()(datasets.doctor)
+app.command()(inspection.inspect)
+app.command()(formats.export)
+app.command(name="import")(formats.import_features)
+app.command()(regeneration.plan)
+app.command()(regeneration.retry)
+app.command()(regeneration.quarantine)
 app.command()(extractors.extractors)
 app.command()(demo.demo)
 
