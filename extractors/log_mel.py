@@ -90,8 +90,8 @@ class LogMel:
         return rows
 
     def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(T, bands) dB in [floor, 0]: a view of `rows`, overwritten block by block, since copies of
-        hours of sound would fill memory."""
+        """(T, bands) dB in [floor, 0]: a view of `rows`, overwritten block by block, since copies
+        of hours of sound would fill memory."""
         mean = rows[:, -1].sum(dtype=np.float64) / max(1, len(rows) * HOP)
         constant = mean * (1 - PRE_EMPHASIS) * np.fft.rfft(hamming())[1]
         blocks = [rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK)]
