@@ -23,14 +23,12 @@ from pydantic import TypeAdapter
 from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from extractors.build import build_extractor
 from extractors.errors import AbortError, PipelineError
 from extractors.extractor import Resources
-from extractors.speech import SpeechRecogniser
-from extractors.text import SentenceEncoder
 from pipeline.config import ExtractConfig
 from pipeline.jobs import Job
 from pipeline.metrics import MEMORY, SHARD_SECONDS, WORKER_METRICS, Metric, samples
+from pipeline.resources import worker_resources
 from pipeline.shards import ShardRecord
 from pipeline.worker_process import Task, WorkerProcess
 
@@ -87,20 +85,6 @@ def run_ray(
                 if row["error"]:
                     raise AbortError(row["error"])
                 yield ShardRecord(**json.loads(row["record"]))
-
-
-def worker_resources(config: ExtractConfig) -> Resources:
-    """What one actor needs: its threads, and the sum over its models."""
-    needs = [build_extractor(settings).resources for settings in config.wanted.values()]
-    if config.speech is not None and config.speech.recognise:
-        needs.append(SpeechRecogniser.resources)
-    if config.text is not None:
-        needs.append(SentenceEncoder.resources)
-    return Resources(
-        cpus=max(config.threads, config.decode.threads),
-        gpus=min(1.0, sum(need.gpus for need in needs)),
-        memory_mb=500 + sum(need.memory_mb for need in needs),
-    )
 
 
 class RayMetrics:

@@ -19,6 +19,7 @@ from pipeline.cli import (
     indexes,
     inspection,
     regeneration,
+    render,
     run,
     search,
     serve,
@@ -38,6 +39,7 @@ app.add_typer(
     checkpoints.app, name="checkpoint", help="Checkpoints of MCN's released code, to runs and back."
 )
 app.add_typer(datasets.weights_app, name="weights", help="Pretrained weights.")
+app.add_typer(render.app, name="render", help="Jobs for clusters, as text.")
 app.command()(search.search)
 app.command()(serve.serve)
 app.command()(datasets.status)

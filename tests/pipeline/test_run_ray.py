@@ -14,8 +14,9 @@ from extractors.errors import AbortError
 from pipeline.config import ExtractConfig
 from pipeline.extract import plan_extract
 from pipeline.jobs import Job
+from pipeline.resources import worker_resources
 from pipeline.run_local import run_local
-from pipeline.run_ray import run_ray, worker_resources
+from pipeline.run_ray import run_ray
 from tests.pipeline.conftest import numbered_copies, tar_digests
 
 CPU = torch.device("cpu")

@@ -1,0 +1,177 @@
+"""`pipeline render rayjob|sbatch`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from extractors.errors import UsageError
+from pipeline.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from extractors.extractor import Resources
+    from pipeline.cli.config import PipelineConfig
+    from pipeline.render import Command
+
+app = typer.Typer(no_args_is_help=True)
+
+MOUNTED_CONFIG = "/etc/pipeline/config.yaml"
+TRAIN_CPUS = 4.0
+"""Cores that a worker of training asks for on a cluster (training.run_ray.CLUSTER_CPUS)."""
+NEEDED = {
+    "extract": ("--input", "--output"),
+    "train": ("--dataset", "--output"),
+    "index": ("--dataset", "--model", "--output"),
+}
+
+Stage = Annotated[str, typer.Argument(help="extract, train or index.")]
+Input = Annotated[str | None, typer.Option("--input", help="Of extract, as for `run extract`.")]
+Dataset = Annotated[str | None, typer.Option(help="Of train and index.")]
+Model = Annotated[str | None, typer.Option(help="Of index: the run that `run train` wrote.")]
+Output = Annotated[str | None, typer.Option("--output", help="Folder or URL that is written.")]
+Device = Annotated[str, typer.Option(help="cuda or cpu: what the cluster's machines have.")]
+Name = Annotated[str | None, typer.Option(help="Of the job; by default pipeline-STAGE.")]
+MemoryMb = Annotated[
+    int, typer.Option(help="Of one worker of train or index; extract's is known.", min=500)
+]
+
+
+@app.command()
+def rayjob(
+    stage: Stage,
+    image: Annotated[str, typer.Option(help="Image that docker/Dockerfile built.")],
+    source: Input = None,
+    dataset: Dataset = None,
+    model: Model = None,
+    output: Output = None,
+    workers: options.Workers = 1,
+    device: Device = "cuda",
+    worker_memory_mb: MemoryMb = 8000,
+    name: Name = None,
+    credentials: Annotated[
+        str,
+        typer.Option("--secret", help="It holds AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."),
+    ] = "s3-credentials",
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of the object store, if not Amazon's.")
+    ] = None,
+    weights_claim: Annotated[
+        str | None, typer.Option(help="Volume claim of the weights' cache, shared by all pods.")
+    ] = None,
+    preset: options.Preset = "embedded",
+    config: options.ConfigFile = None,
+    sets: options.Sets = None,
+    debug: options.Debug = False,
+) -> None:
+    """A KubeRay RayJob that runs a stage: to be piped to `kubectl apply -f -`."""
+    from pipeline.render import RayJob, pods, render_rayjob
+
+    places = {"--input": source, "--dataset": dataset, "--model": model, "--output": output}
+    settings = options.load_config(preset, config, sets)
+    arguments = _arguments(stage, places, workers, device)
+    # a new attempt has a new cluster, and the lease of the one before may still look alive
+    arguments += ("--take-over",) if stage == "extract" else ()
+    arguments += _settings(preset, MOUNTED_CONFIG if config else None, sets)
+    job = RayJob(
+        name=name or f"pipeline-{stage}",
+        image=image,
+        command=_command(stage, arguments),
+        machines=pods(_needs(stage, settings, worker_memory_mb), workers, cuda=device == "cuda"),
+        config=config.read_text(encoding="utf-8") if config else "",
+        secret=credentials,
+        endpoint=endpoint,
+        weights_claim=weights_claim,
+    )
+    typer.echo(render_rayjob(job), nl=False)
+
+
+@app.command()
+def sbatch(
+    stage: Stage,
+    source: Input = None,
+    dataset: Dataset = None,
+    model: Model = None,
+    output: Output = None,
+    nodes: Annotated[int, typer.Option(help="Machines of the allocation.", min=1)] = 1,
+    workers: options.Workers = 1,
+    device: Device = "cuda",
+    worker_memory_mb: MemoryMb = 8000,
+    name: Name = None,
+    time: Annotated[str, typer.Option(help="Limit, as Slurm writes it.")] = "24:00:00",
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
+    setup: Annotated[
+        list[str] | None,
+        typer.Option(help="Shell line that puts `pipeline` on PATH. May be repeated."),
+    ] = None,
+    preset: options.Preset = "embedded",
+    config: options.ConfigFile = None,
+    sets: options.Sets = None,
+    debug: options.Debug = False,
+) -> None:
+    """An sbatch script that runs a stage on a Ray cluster of its own allocation."""
+    from pipeline import render
+
+    places = {"--input": source, "--dataset": dataset, "--model": model, "--output": output}
+    settings = options.load_config(preset, config, sets)
+    arguments = _arguments(stage, places, workers, device)
+    arguments += _settings(preset, _absolute(config) if config else None, sets)
+    needs = _needs(stage, settings, worker_memory_mb)
+    job = render.SlurmJob(
+        name=name or f"pipeline-{stage}",
+        command=_command(stage, arguments),
+        machines=render.nodes(needs, workers, nodes, cuda=device == "cuda"),
+        time=time,
+        partition=partition,
+        setup=tuple(setup or ()),
+    )
+    typer.echo(render.render_sbatch(job), nl=False)
+
+
+def _arguments(
+    stage: str, places: dict[str, str | None], workers: int, device: str
+) -> tuple[str, ...]:
+    """Where a stage reads and writes, and with what. Raises UsageError."""
+    from pipeline.render import place_path
+
+    if stage not in NEEDED:
+        raise UsageError(f"{stage}: no such stage; allowed are {', '.join(NEEDED)}")
+    if device not in ("cuda", "cpu"):
+        raise UsageError(f"--device {device}: allowed are cuda and cpu")
+    given = tuple(option for option, value in places.items() if value is not None)
+    if set(given) != set(NEEDED[stage]):
+        raise UsageError(
+            f"{stage}: takes {', '.join(NEEDED[stage])}; given: {', '.join(given) or 'none'}"
+        )
+    found: list[str] = []
+    for option in NEEDED[stage]:
+        found += (option, place_path(option, places[option] or ""))
+    return (*found, "--executor", "ray", "--workers", str(workers), "--device", device)
+
+
+def _settings(preset: str, config: str | None, sets: list[str] | None) -> tuple[str, ...]:
+    """The same preset, file and settings for the job."""
+    file = ("--config", config) if config else ()
+    chosen = tuple(part for setting in sets or () for part in ("--set", setting))
+    return ("--preset", preset, *file, *chosen)
+
+
+def _command(stage: str, arguments: tuple[str, ...]) -> "Command":
+    from pipeline.render import Command
+
+    return Command(stage, arguments)
+
+
+def _needs(stage: str, settings: "PipelineConfig", memory_mb: int) -> "Resources":
+    """Of one worker. Only extractors know their memory."""
+    from extractors.extractor import Resources
+    from pipeline.resources import worker_resources
+
+    if stage == "extract":
+        return worker_resources(settings.extract)
+    cpus = TRAIN_CPUS if stage == "train" else float(settings.index.threads)
+    return Resources(cpus=cpus, gpus=1.0, memory_mb=memory_mb)
+
+
+def _absolute(config: "Path") -> str:
+    return str(config.resolve())
