@@ -83,12 +83,12 @@ def search_texts(opened: "SearchIndex", device: "torch.device") -> "list[QueryRe
     from pipeline.query import embed_sentences
 
     embedder = load_embedder(opened.card.model, device)
-    vectors = embed_sentences(QUERIES, read_dataset_config(opened.card.dataset), device)
+    sentences = embed_sentences(QUERIES, read_dataset_config(opened.card.dataset), device)
     return [
         QueryResults(
             "text",
             query,
-            search_index(opened, query_from_text_vectors(embedder, vector[None]), 5),
+            search_index(opened, query_from_text_vectors(embedder, rows), 5),
         )
-        for query, vector in zip(QUERIES, vectors, strict=True)
+        for query, rows in zip(QUERIES, sentences, strict=True)
     ]
