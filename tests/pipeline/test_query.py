@@ -25,7 +25,7 @@ def test_a_file_that_fails_raises_its_reason(config: ExtractConfig, tmp_path: Pa
 
 def test_sentences_that_mean_the_same_are_near() -> None:
     config = load_config("embedded", None, None).extract
-    cat, kitten, engine = embed_sentences(
+    (cat,), (kitten,), (engine,) = embed_sentences(
         ["a cat looks around", "a kitten is watching", "the engine of a motorbike"], config, CPU
     )
     assert np.linalg.norm(cat) == pytest.approx(1, abs=1e-3)

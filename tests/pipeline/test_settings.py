@@ -41,7 +41,10 @@ def test_an_unknown_key_is_answered_with_the_nearest(override: str, nearest: str
         ),
         ("extract.extractors.audio.kind=mel", "'log_mel'"),
         ("extract.extractors.new.rate=2", "'kind'"),
-        ("extract.extractors.text={kind: log_mel}", "none of meta, proxy, text, transcript"),
+        (
+            "extract.extractors.text={kind: log_mel}",
+            "and none of captions, decode",
+        ),
         ("extract.extractors.Sound={kind: log_mel}", "lower-case letters"),
         ("extract.extractors=[1]", "--set extract.extractors=[1]"),
         ("extract=5", "extract = 5: "),

@@ -130,6 +130,6 @@ def test_text_vectors_are_those_of_queries(folder: Path, bring: Callable) -> Non
     target, found = bring("howto100m", folder, options=ImportOptions(text=TextConfig()))
     assert found[0].text is not None
     assert found[3].text is None
-    (vector,) = embed_sentences(["two"], read_dataset_config(target), CPU)
+    ((vector,),) = embed_sentences(["two"], read_dataset_config(target), CPU)
     # padding by a batch's other sentence changes the last bits of a float32; stored as float16
     np.testing.assert_allclose(found[0].text[1], vector, atol=2e-3)
