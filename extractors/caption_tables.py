@@ -28,7 +28,7 @@ from extractors.weights import cache_folder
 
 INDEX_SUFFIX = ".sqlite"
 MAX_ENTRY_BYTES = 50 * 2**20  # of one video: ten thousand times the usual
-VERSION = 1
+VERSION = 2
 
 
 def build_index(table: str) -> Path:
@@ -55,21 +55,39 @@ def build_index(table: str) -> Path:
     return index
 
 
+def table_digest(table: str) -> str:
+    """The sha256 in hex of the table's bytes; an index knows that of the table it was made from.
+
+    Raises UsageError as `build_index` does, or where an index is none.
+    """
+    index = build_index(table)
+    with _reading(index) as database:
+        (digest,) = database.execute("SELECT sha256 FROM table_file").fetchone()
+    return str(digest)
+
+
 def find_entry(table: str, ids: tuple[str, ...]) -> tuple[str, bytes] | None:
     """The first of these ids that the table has, with its JSON; None where it has none of them.
 
     Raises UsageError as `build_index` does, or where an index is none.
     """
-    index = build_index(table)
+    with _reading(build_index(table)) as database:
+        for video in ids:
+            row = database.execute("SELECT entry FROM captions WHERE id = ?", [video])
+            if (found := row.fetchone()) is not None:
+                return video, _inflate(found[0], f"{table}: {video}")
+    return None
+
+
+@contextmanager
+def _reading(index: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            for video in ids:
-                row = database.execute("SELECT entry FROM captions WHERE id = ?", [video])
-                if (found := row.fetchone()) is not None:
-                    return video, _inflate(found[0], f"{table}: {video}")
+            yield database
     except sqlite3.Error as err:
-        raise UsageError(f"speech.caption_table = {index}: not a caption index: {err}") from err
-    return None
+        raise UsageError(
+            f"speech.caption_table = {index}: not a caption index of this version: {err}"
+        ) from err
 
 
 def read_entry(entry: bytes, where: str) -> list[Segment]:
@@ -102,6 +120,10 @@ def _write_index(table: Path, index: Path) -> None:
             database.execute("PRAGMA journal_mode = OFF")
             database.execute("PRAGMA synchronous = OFF")
             database.execute("CREATE TABLE captions (id TEXT PRIMARY KEY, entry BLOB NOT NULL)")
+            database.execute("CREATE TABLE table_file (sha256 TEXT NOT NULL)")
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            database.execute("INSERT INTO table_file VALUES (?)", [digest])
+            file.seek(0)
             rows = _rows(file, str(table))
             database.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?)", rows)
             database.commit()

@@ -3,6 +3,7 @@
 PipelineError            one line for the user, never a traceback (unless --debug)
 ├── UsageError           wrong usage or configuration: exit code 2
 ├── AbortError           the run cannot go on: exit code 1
+│   └── DamagedError     one of our own files is not what was written
 └── VideoError           one video failed, the run goes on: a row with a reason
 """
 
@@ -40,6 +41,11 @@ class UsageError(PipelineError):
 
 class AbortError(PipelineError):
     """The run cannot go on (exit code 1); what was finished stays."""
+
+
+class DamagedError(AbortError):
+    """A file that this program wrote is not what it wrote. Names the file; who can do without it
+    catches this and says so."""
 
 
 class VideoError(PipelineError):

@@ -18,6 +18,7 @@ from extractors.windows import Window
 from pipeline.published import StoredVideo
 from pipeline.sources import SourceVideo
 
+NO_TRANSCRIPT = {"kind": "none"}
 # What a network may raise on one video's input; anything else is a bug and ends the run.
 EXTRACTOR_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
 
@@ -44,7 +45,7 @@ class InProgress:
     pieces_heard: int = 0
     """Windows of sound that speech recognition has had."""
     segments: list[Segment] = field(default_factory=list)
-    transcript: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
+    transcript: dict[str, Any] = field(default_factory=lambda: dict(NO_TRANSCRIPT))
     """Where the segments come from: the facts of the captions, or what was heard."""
     proxy: bytes | None = None
     """Its small mp4; empty where it has no picture, None where none is made."""
@@ -79,6 +80,10 @@ class Batcher:
         self._waiting.append((owner, window))
         if len(self._waiting) >= self.extractor.batch_size:
             self.flush()
+
+    def discard(self) -> None:
+        """Forgets what waits."""
+        self._waiting.clear()
 
     def flush(self) -> None:
         """Runs what waits; a batch that fails again window by window, to find the culprit."""

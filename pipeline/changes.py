@@ -1,14 +1,11 @@
 """Why each shard of a run's list is there, and what making it will cost."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from extractors.config import DecodeConfig
-from extractors.errors import UsageError, VideoError
+from extractors.errors import DamagedError, UsageError, VideoError
 from extractors.probe import probe
 from pipeline import storage
 from pipeline.config import ExtractConfig
@@ -16,7 +13,8 @@ from pipeline.dataset import read_provenance
 from pipeline.extract import Todo
 from pipeline.jobs import Job
 from pipeline.provenance import Provenance, changes, digest, joint_fingerprint, provenance
-from pipeline.shards import ShardRecord, shard_url
+from pipeline.scan import read_table
+from pipeline.shards import ShardRecord, broken_shards
 from pipeline.sources import SourceVideo
 
 PROBED_VIDEOS = 8
@@ -82,7 +80,10 @@ def _explain(
     unknown = ["made by settings that are not on record"]
     reasons = unknown if old is None else changes(old, wanted)
     stale = {n for n in wanted if old is None or digest(old.get(n)) != digest(wanted[n])}
-    lines, changed = _changed_videos(job, _versions(dataset, job.number))
+    versions = _versions(dataset, record)
+    if versions is None:
+        reasons = [*reasons, "its files are lost or damaged"]
+    lines, changed = _changed_videos(job, versions or {})
     if job.retry:
         lines.append("failed videos are tried again")
         changed |= set(job.retry)
@@ -92,13 +93,17 @@ def _explain(
     return ShardChange(job.number, count, state, tuple(reasons + lines), tracks)
 
 
-def _versions(dataset: str, number: int) -> dict[str, str]:
-    """The version of each video of a published shard, by key."""
-    content = storage.read_bytes(shard_url(dataset, number, ".parquet"))
-    table = pq.read_table(pa.BufferReader(content))
-    if "version" not in table.column_names:  # written before versions were kept
-        return dict.fromkeys(table["key"].to_pylist(), "")
-    return dict(zip(table["key"].to_pylist(), table["version"].to_pylist(), strict=True))
+def _versions(dataset: str, record: ShardRecord) -> dict[str, str] | None:
+    """The version of each video of a published shard, by key; None where its files are not what
+    the record says, as far as can be told without reading the tar."""
+    if broken_shards(dataset, [record]):
+        return None
+    try:
+        table = read_table(dataset, record.number, ["key", "version"])
+    except (FileNotFoundError, DamagedError):
+        return None
+    keys, versions = (table.column(name).to_pylist() for name in ("key", "version"))
+    return {key: version or "" for key, version in zip(keys, versions, strict=True)}
 
 
 def _changed_videos(job: Job, versions: dict[str, str]) -> tuple[list[str], set[str]]:
@@ -135,22 +140,27 @@ def estimate(
     for change in changed:
         passes.update(change.tracks)
         passes["decode"] += change.opened
-    stages = {name: "speech" if name == "transcript" else name for name in passes}
     return [
-        StageCost(stages[name], count * hours, rates.get(stages[name]))
+        StageCost(_stage(name), count * hours, rates.get(_stage(name)))
         for name, count in passes.most_common()
         if count
     ]
 
 
 def _rates(records: Iterable[ShardRecord]) -> dict[str, float]:
-    """Seconds of work a second of video, by stage, over the shards that carried nothing."""
-    whole = [r for r in records if r.video_seconds and r.carried == 0 and r.stage_seconds]
-    seconds = Counter[str]()
-    for record in whole:
-        seconds.update(record.stage_seconds)
-    total = sum(record.video_seconds for record in whole)
-    return {stage: spent / total for stage, spent in seconds.items()} if whole else {}
+    """Seconds of work a second of video that went through the stage, by stage."""
+    spent: dict[str, float] = defaultdict(float)
+    seconds: dict[str, float] = defaultdict(float)
+    for record in records:
+        for name, made in record.made_seconds.items():
+            spent[_stage(name)] += record.stage_seconds.get(_stage(name), 0.0)
+            seconds[_stage(name)] += made
+    return {stage: spent[stage] / made for stage, made in seconds.items() if made}
+
+
+def _stage(track: str) -> str:
+    """Whose seconds a track takes."""
+    return "speech" if track == "transcript" else track
 
 
 def _seconds_a_video(

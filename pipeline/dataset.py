@@ -1,5 +1,6 @@
 """A dataset: dataset.json says what its shards are, manifest.parquet joins what their rows say."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -8,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from extractors.build import build_extractor
-from extractors.errors import AbortError, UsageError
+from extractors.errors import AbortError, DamagedError, UsageError
 from pipeline import storage
 from pipeline.config import ExtractConfig
+from pipeline.parquet import open_parquet
 from pipeline.provenance import Provenance, digest, joint_fingerprint, provenance
 from pipeline.scan import BLOCK, map_shards, scan_rows
 from pipeline.settings import dump_settings
@@ -22,6 +24,8 @@ from pipeline.shards import (
     read_rows,
     shard_numbers,
 )
+
+_log = logging.getLogger(__name__)
 
 MANIFEST_SCHEMA = ROW_SCHEMA.append(pa.field("shard", pa.int32())).append(
     pa.field("tar_sha256", pa.string())
@@ -103,7 +107,8 @@ def read_dataset_config(dataset: str) -> ExtractConfig:
 def read_records(dataset: str) -> list[ShardRecord]:
     """The records of all published shards, by number.
 
-    One that is gone since the listing (its shard is being made again) is left out.
+    One that is gone since the listing (its shard is being made again) is left out, and so is a
+    damaged one, with a warning: without a record there is no shard.
     """
     found = map_shards(dataset, partial(_find_record, dataset), shard_numbers(dataset))
     return [record for record in found if record is not None]
@@ -113,6 +118,9 @@ def _find_record(dataset: str, number: int) -> ShardRecord | None:
     try:
         return read_record(dataset, number)
     except FileNotFoundError:
+        return None
+    except DamagedError as err:
+        _log.warning("%s; its shard counts as not made", err)
         return None
 
 
@@ -125,15 +133,20 @@ def read_all_rows(dataset: str) -> list[dict[str, Any]]:
     ]
 
 
-def write_manifest(dataset: str, records: Sequence[ShardRecord]) -> None:
+def manifest_url(dataset: str) -> str:
+    """Where a dataset keeps its manifest."""
+    return storage.join(dataset, "manifest.parquet")
+
+
+def write_manifest(dataset: str, records: Sequence[ShardRecord], *, always: bool = False) -> None:
     """Publishes manifest.parquet: every row of every shard, with the shard and its tar's sha256.
 
-    One that is of these very records already is left as it is.
+    One that says that it is of these very records is left as it is, unless `always`.
     """
     facts = [[record.number, record.tar_sha256, record.parquet_sha256] for record in records]
     made_of = digest(facts).encode()
-    url = storage.join(dataset, "manifest.parquet")
-    if _made_of(url) == made_of:
+    url = manifest_url(dataset)
+    if not always and _made_of(url) == made_of:
         return
     schema = MANIFEST_SCHEMA.with_metadata({MADE_OF: made_of})
     with storage.publishing(url) as temporary, pq.ParquetWriter(temporary, schema) as writer:
@@ -147,9 +160,9 @@ def write_manifest(dataset: str, records: Sequence[ShardRecord]) -> None:
 def _made_of(url: str) -> bytes | None:
     """The digest of the records that a manifest is of; None where there is none that says so."""
     try:
-        with storage.open_binary(url) as file:
-            return (pq.read_schema(file).metadata or {}).get(MADE_OF)
-    except (FileNotFoundError, pa.ArrowInvalid):
+        with open_parquet(url) as stored:
+            return (stored.schema_arrow.metadata or {}).get(MADE_OF)
+    except (FileNotFoundError, DamagedError):
         return None
 
 

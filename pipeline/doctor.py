@@ -6,13 +6,20 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from extractors.errors import AbortError
+from extractors.errors import AbortError, DamagedError
 from pipeline import storage
 from pipeline.dataset import read_dataset_card, with_digests, write_manifest
-from pipeline.doctor_checks import CHECKS, Examined, Finding, Severity, missing_sources
+from pipeline.doctor_checks import (
+    CHECKS,
+    EXTRACT,
+    Examined,
+    Finding,
+    Severity,
+    missing_sources,
+)
 from pipeline.lease import read_lease
+from pipeline.recovery import recover_rows, restore_parquet
 from pipeline.scan import join_tables, map_shards, read_table
 from pipeline.shards import ROW_SCHEMA, ShardRecord, read_record, shard_numbers
 from pipeline.verify import manifest_problems
@@ -52,44 +59,57 @@ def _examine(dataset: str) -> tuple[Examined, list[Finding]]:
         todo = "read it with the version of this program that made it, or extract anew"
         findings.append(Finding("error", str(err), "its settings cannot be known", todo))
     records: list[ShardRecord] = []
+    unread: list[int] = []
 
     def readable() -> Iterator[pa.Table]:
-        for record, table in map_shards(dataset, partial(_read, dataset), shard_numbers(dataset)):
-            if isinstance(record, ShardRecord):
+        numbers = shard_numbers(dataset)
+        for number, (record, table, found) in zip(
+            numbers, map_shards(dataset, partial(_read, dataset), numbers), strict=True
+        ):
+            findings.extend(found)
+            if record is not None:
                 records.append(record)
-            findings.extend(_unreadable(what) for what in (record, table) if isinstance(what, str))
-            if isinstance(table, pa.Table) and isinstance(record, ShardRecord):
-                yield with_digests(table, [record])
+            if table is not None:
+                yield table
+            elif found:
+                unread.append(number)
 
     tables = join_tables(readable())
-    num_read = sum(pc.count_distinct(table.column("shard")).as_py() for table in tables)
     files = storage.names(storage.join(dataset, "shards"))
     lease = read_lease(dataset)
-    examined = Examined(dataset, card, records, tables, len(records) - num_read, files, lease)
-    return examined, findings
+    return Examined(dataset, card, records, tables, unread, files, lease), findings
 
 
-def _unreadable(what: str) -> Finding:
-    why = "readers stop at it, or leave out its shard"
-    todo = "remove the shard's _stats.json and run `pipeline run extract`: it is made again"
-    return Finding("error", what, why, todo)
-
-
-def _read(dataset: str, number: int) -> tuple[ShardRecord | str | None, pa.Table | str | None]:
-    """A shard's record and rows, or what is wrong with either; None for what is not there."""
+def _read(dataset: str, number: int) -> tuple[ShardRecord | None, pa.Table | None, list[Finding]]:
+    """A shard's record and rows, None for what cannot be had, and what is wrong with them."""
     try:
         record = read_record(dataset, number)
     except FileNotFoundError:  # made again in this moment
-        return None, None
+        return None, None, []
     except AbortError as err:
-        return str(err), None
+        why = "its shard counts as not made"
+        return None, None, [Finding("error", str(err), why, f"{EXTRACT}: it is made again")]
     try:
-        return record, read_table(dataset, number, ROW_SCHEMA.names)
-    except FileNotFoundError:  # told by the check of a record's files
-        return record, None
-    except pa.ArrowInvalid as err:
-        reason = str(err).splitlines()[0]
-        return record, f"shards/{record.name}.parquet: cannot be read: {reason}"
+        table = read_table(dataset, number, ROW_SCHEMA.names)
+        return record, with_digests(table, [record]), []
+    except FileNotFoundError:
+        what = f"shards/{record.name}.parquet: missing"
+    except DamagedError as err:
+        what = str(err)
+    return record, None, [_lost_rows(dataset, record, what)]
+
+
+def _lost_rows(dataset: str, record: ShardRecord, what: str) -> Finding:
+    """A parquet that is lost; the manifest may have its rows."""
+    why = "readers stop at it, or leave out its shard"
+    if recover_rows(dataset, record) is None:
+        return Finding("error", what, why, f"{EXTRACT}: the shard is made again")
+
+    def restore() -> str:
+        restore_parquet(dataset, record)
+        return "written anew out of the manifest, byte for byte what its record says"
+
+    return Finding("error", what, why, "`--fix` writes it anew out of the manifest", fix=restore)
 
 
 def _manifest(examined: Examined) -> list[Finding]:
@@ -101,10 +121,10 @@ def _manifest(examined: Examined) -> list[Finding]:
     if examined.running:
         todo = "wait for the run's end, which writes it"
         return [Finding("note", "manifest.parquet: out of date", why, todo)]
-    whole = examined.unread == 0
+    whole = not examined.unread
 
     def rebuild() -> str:
-        write_manifest(examined.dataset, examined.records)
+        write_manifest(examined.dataset, examined.records, always=True)
         return f"manifest.parquet written anew, of {len(examined.records)} shards"
 
     todo = "`--fix` writes it anew" if whole else "mend the shards first, then `--fix`"

@@ -58,8 +58,8 @@ class Examined:
     records: Sequence[ShardRecord]
     tables: Sequence[pa.Table]
     """The rows of all shards in order, `tar_sha256` with them."""
-    unread: int
-    """Shards whose rows are not among them: their parquet is missing or cannot be read."""
+    unread: Sequence[int]
+    """Numbers of shards whose rows are not among them: record or parquet cannot be read."""
     files: Sequence[str]
     """Names in shards/."""
     lease: Lease | None
@@ -124,10 +124,9 @@ def _files(examined: Examined) -> Iterator[Finding]:
     """Records without their files, files without a record, files that are not ours."""
     found = set(examined.files)
     lost, parts, foreign = [], [], []
-    numbers = {record.number for record in examined.records}
+    numbers = {record.number for record in examined.records} | set(examined.unread)
     for record in examined.records:
-        names = {record.name + ".tar", record.name + ".parquet"}
-        lost += [record.number] if names - found else []
+        lost += [record.number] if record.name + ".tar" not in found else []
     for name in examined.files:
         match = OURS.fullmatch(name)
         if match is None:
@@ -135,9 +134,9 @@ def _files(examined: Examined) -> Iterator[Finding]:
         elif int(match["number"]) not in numbers and not name.endswith("_stats.json"):
             parts.append(int(match["number"]))
     if lost:
-        what = f"{len(lost)} records are there without tar or parquet: {named(lost)}"
-        todo = f"remove these _stats.json files, then {EXTRACT}"
-        yield Finding("error", what, "files were removed by hand: readers stop at them", todo)
+        what = f"{len(lost)} records are there without their tar: {named(lost)}"
+        why = "it was removed by hand: readers stop at it"
+        yield Finding("error", what, why, f"{EXTRACT}: they are made again")
     if parts:
         what = f"{len(set(parts))} shards have files but no record: {named(set(parts))}"
         why = "a run was stopped between a shard's files; no reader looks at them"

@@ -2,7 +2,7 @@
 publish the manifest."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +20,7 @@ from pipeline.jobs import Job, make_jobs
 from pipeline.plan import PlanUpdate, extend_plan, read_plan, write_plan
 from pipeline.provenance import dataset_fingerprint
 from pipeline.quarantine import read_quarantine
-from pipeline.shards import ShardRecord, shard_url
+from pipeline.shards import ShardRecord, broken_shards, shard_url
 from pipeline.sources import read_source
 
 _log = logging.getLogger(__name__)
@@ -42,6 +42,11 @@ class Todo:
     orphans: tuple[ShardRecord, ...]
     """Shards that the plan no longer knows."""
 
+    def left(self, records: Iterable[ShardRecord]) -> list[ShardRecord]:
+        """Those of a run's records that are of an earlier edition: see `jobs.run_job`."""
+        wanted = {job.number: job.digest for job in self.jobs}
+        return [r for r in records if r.job != wanted.get(r.number, r.job)]
+
     @property
     def num_videos(self) -> int:
         """Videos of the jobs."""
@@ -55,30 +60,40 @@ def compare(
     *,
     retry: Mapping[int, Sequence[str]] | None = None,
     prune: bool = False,
+    drop_unreadable: bool = False,
 ) -> Todo:
     """What a run would do; nothing is written. Without a source, the plan is as it is.
 
     `retry` holds keys of failed videos to be tried again, by shard; `prune` drops the videos that
-    the source no longer lists. Raises UsageError for a source without videos, AbortError for a
-    dataset of another version.
+    the source no longer lists, `drop_unreadable` those that must be opened again and cannot be
+    read. Raises UsageError for a source without videos, AbortError for a dataset of another
+    version.
     """
     language = config.speech.caption_language if config.speech else None
     videos = read_source(source, language) if source is not None else None
     check_extractable(dataset)
     plan = read_plan(dataset)
     if videos is None:
-        update = PlanUpdate(plan, 0, (), {})
+        update = PlanUpdate(plan, added=0, unlisted=(), renamed={})
     else:
         update = extend_plan(plan, videos, config, prune=prune)
     records = {record.number: record for record in read_records(dataset)}
-    quarantine = read_quarantine(dataset)
+    broken = broken_shards(dataset, list(records.values()))
+    planned = make_jobs(
+        dataset,
+        update.plan,
+        dataset_fingerprint(config),
+        read_quarantine(dataset),
+        retry,
+        drop_unreadable=drop_unreadable,
+    )
     jobs, done = [], []
-    for job in make_jobs(dataset, update.plan, dataset_fingerprint(config), quarantine, retry):
+    for job in planned:
         record = records.pop(job.number, None)
-        if record is not None and record.job == job.digest and not job.retry:
-            done.append(record)
-        else:
+        if record is None or job.retry or job.number in broken or record.job != job.digest:
             jobs.append((job, record))
+        else:
+            done.append(record)
     stale = {job.number: record for job, record in jobs if record is not None}
     orphans = tuple(records.values())
     return Todo(update, tuple(job for job, _ in jobs), tuple(done), stale, orphans)
@@ -91,6 +106,7 @@ def plan_extract(
     *,
     retry: Mapping[int, Sequence[str]] | None = None,
     prune: bool = False,
+    drop_unreadable: bool = False,
 ) -> Todo:
     """As `compare`, and publishes the plan and the dataset's card; shards that `prune` left without
     a video are removed.
@@ -98,7 +114,9 @@ def plan_extract(
     Raises AbortError where the dataset cannot be written.
     """
     with _aborting_on_os_errors(dataset):
-        todo = compare(source, dataset, config, retry=retry, prune=prune)
+        todo = compare(
+            source, dataset, config, retry=retry, prune=prune, drop_unreadable=drop_unreadable
+        )
         if source is not None:
             write_plan(dataset, todo.update.plan)
         write_dataset_card(dataset, config)

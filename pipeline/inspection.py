@@ -12,9 +12,9 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from extractors.errors import AbortError, UsageError
 from pipeline import storage
 from pipeline.dataset import read_dataset_card
+from pipeline.parquet import read_columns
 from pipeline.plan import plan_url
 from pipeline.samples import VideoSample, decode_sample
-from pipeline.scan import read_columns
 from pipeline.shards import read_rows, shard_name, shard_numbers, shard_url
 
 

@@ -1,8 +1,9 @@
 """A job is the work on one shard. `run_job` knows nothing of the executors that call it."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
@@ -14,12 +15,26 @@ from pipeline.attempts import UNWATCHED, Watch
 from pipeline.batching import InProgress
 from pipeline.plan import PlannedVideo, read_plan
 from pipeline.provenance import digest
-from pipeline.published import PublishedShard, StoredVideo, published_shard
+from pipeline.published import (
+    PublishedShard,
+    StoredVideo,
+    forget_withdrawn,
+    published_shard,
+    withdraw,
+)
 from pipeline.quarantine import read_quarantine
 from pipeline.samples import VideoSample, encode_sample, write_tar
-from pipeline.shards import FORMAT_VERSION, ShardRecord, sha256_of, shard_url, write_rows
+from pipeline.shards import (
+    ShardRecord,
+    publish_record,
+    sha256_of,
+    shard_url,
+    write_rows,
+)
 from pipeline.sources import SourceVideo
 from pipeline.worker import Worker
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,8 @@ class Job:
     """Keys of its videos that are not to be opened."""
     retry: tuple[str, ...] = ()
     """Keys of its failed videos that are to be tried again, though nothing has changed."""
+    drop_unreadable: bool = False
+    """Make it even where that loses a video which it has and which cannot be read now."""
 
 
 _facts_of = attrgetter(*(field.name for field in fields(SourceVideo)))
@@ -46,6 +63,8 @@ def make_jobs(
     fingerprint: str,
     quarantine: Iterable[str] = (),
     retry: Mapping[int, Sequence[str]] | None = None,
+    *,
+    drop_unreadable: bool = False,
 ) -> Iterator[Job]:
     """The jobs of a plan, by shard number. `fingerprint` is the dataset's (pipeline.provenance);
     `quarantine` holds keys of the dataset, `retry` keys by shard number."""
@@ -58,7 +77,7 @@ def make_jobs(
         quarantined = tuple(video.key for video in videos if video.key in aside)
         content = digest([fingerprint, [_facts_of(video) for video in videos], quarantined])
         tried = tuple(retry.get(number, ())) if retry else ()
-        yield Job(dataset, number, videos, content, quarantined, tried)
+        yield Job(dataset, number, videos, content, quarantined, tried, drop_unreadable)
 
 
 def planned_jobs(dataset: str, fingerprint: str) -> Iterator[Job]:
@@ -70,33 +89,63 @@ def run_job(job: Job, worker: Worker, watch: Watch = UNWATCHED) -> ShardRecord:
     """Makes one shard: tar, parquet, then its record. Killed at any point, no shard exists.
 
     What an earlier run published of it and is still true is carried over. A failed video is a row;
-    only what makes the whole shard impossible raises. `watch` is of an attempt at it
+    only what makes the whole shard impossible raises. A shard that has a video which would have to
+    be opened and cannot be read now (a disk that is not mounted) stays as it is, unless
+    `job.drop_unreadable`: then the record is the old one. `watch` is of an attempt at it
     (pipeline.attempts), told which video is being read.
     """
-    started = datetime.now(UTC)
     worker.stage_seconds.clear()
-    made = _Made([], Counter(), 0)
-    with (
-        published_shard(job.dataset, job.number) as old,
-        storage.publishing(shard_url(job.dataset, job.number, ".tar")) as tar,
-        storage.publishing(shard_url(job.dataset, job.number, ".parquet")) as parquet,
-    ):
-        write_tar(tar, _samples(job, worker, watch, old, made))
-        write_rows(parquet, made.rows)
-        record = _record(job, made, worker, started, tar, parquet)
-        # an older run's record must not vouch for the files that are about to replace its own
-        storage.remove(shard_url(job.dataset, job.number, "_stats.json"))
-    _publish_record(job.dataset, record)
+    with published_shard(job.dataset, job.number) as old:
+        try:
+            record = _make_shard(job, worker, watch, old)
+        except _WouldLoseError as err:
+            assert old is not None, "what is lost was there"
+            _log.warning("shard %s is left as it was: %s", old.record.name, err)
+            return old.record
+    publish_record(shard_url(job.dataset, job.number, "_stats.json"), record)
+    forget_withdrawn(job.dataset, job.number)
     return record
+
+
+class _WouldLoseError(Exception):
+    """A video that the shard has cannot be read now."""
 
 
 @dataclass
 class _Made:
     """What is counted while a shard is written."""
 
-    rows: list[dict[str, Any]]
-    decoded_on: Counter[str]
-    carried: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    decoded_on: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    """Of video, by what was made of it."""
+    carried: int = 0
+
+    def count(self, progress: InProgress, sample: VideoSample, made: Iterable[str]) -> None:
+        """A video that succeeded. `made` names what was not carried."""
+        if progress.decoded is None:
+            self.carried += 1
+        else:
+            self.decoded_on[_decoder(progress)] += 1
+            made = ("decode", *made)
+        self.seconds.update(dict.fromkeys(made, sample.duration))
+
+
+def _make_shard(job: Job, worker: Worker, watch: Watch, old: PublishedShard | None) -> ShardRecord:
+    """Publishes the tar, then the parquet; gives the record that is to vouch for them."""
+    started, made = datetime.now(UTC), _Made()
+    with (
+        storage.publishing(shard_url(job.dataset, job.number, ".parquet")) as parquet,
+        storage.publishing(shard_url(job.dataset, job.number, ".tar")) as tar,
+    ):
+        write_tar(tar, _samples(job, worker, watch, old, made))
+        write_rows(parquet, made.rows)
+        record = _record(job, made, worker, started, tar, parquet)
+        if old is not None:
+            withdraw(job.dataset, old.record)
+        else:  # damaged: nothing of it is to be kept
+            storage.remove(shard_url(job.dataset, job.number, "_stats.json"))
+    return record
 
 
 def _samples(
@@ -108,12 +157,20 @@ def _samples(
     videos = _watched(job.videos, watch)
     for progress, sample in worker.extract(videos, find, isolate=watch.isolated):
         previous = old.rows.get(progress.video.key) if old else None
+        if not job.drop_unreadable:
+            _check_nothing_lost(progress, previous)
         made.rows.append(_row(progress, sample, previous))
-        made.carried += sample is not None and progress.decoded is None
-        if progress.decoded is not None:
-            made.decoded_on[_decoder(progress)] += 1
         if sample is not None:
+            made.count(progress, sample, worker.fingerprints.keys() - progress.carried)
             yield sample.key, encode_sample(sample)
+
+
+def _check_nothing_lost(progress: InProgress, previous: dict[str, Any] | None) -> None:
+    """A file that is gone says nothing of the features that were made of it."""
+    failure = progress.failure
+    out_of_reach = failure is not None and failure.reason in (Reason.NOT_FOUND, Reason.UNREADABLE)
+    if out_of_reach and previous and previous["status"] == "success":
+        raise _WouldLoseError(failure)
 
 
 def _watched(videos: Iterable[SourceVideo], watch: Watch) -> Iterator[SourceVideo]:
@@ -209,9 +266,5 @@ def _record(
         made_by=worker.fingerprint,
         decoded_on=dict(sorted(made.decoded_on.items())),
         carried=made.carried,
+        made_seconds={name: round(spent, 3) for name, spent in sorted(made.seconds.items())},
     )
-
-
-def _publish_record(dataset: str, record: ShardRecord) -> None:
-    url = shard_url(dataset, record.number, "_stats.json")
-    storage.publish_json(url, {"format_version": FORMAT_VERSION} | asdict(record))

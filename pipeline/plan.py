@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import ExtractConfig
+from pipeline.parquet import open_parquet
 from pipeline.sources import SourceVideo
 
 VIDEO_SCHEMA = pa.schema(
@@ -50,6 +51,8 @@ class PlanUpdate:
     """Keys that the source no longer lists: kept, unless they were to be pruned."""
     renamed: dict[str, str]
     """Old key to new: same size and time of change. They keep their place."""
+    out_of_reach: tuple[str, ...] = ()
+    """Keys that are listed, but whose files are not there now: planned as they were."""
 
 
 def plan_url(dataset: str) -> str:
@@ -58,11 +61,11 @@ def plan_url(dataset: str) -> str:
 
 
 def read_plan(dataset: str) -> list[PlannedVideo]:
-    """The plan of a dataset; empty where there is none yet."""
+    """The plan of a dataset; empty where there is none yet. Raises DamagedError."""
     if not storage.exists(plan_url(dataset)):
         return []
-    with storage.open_binary(plan_url(dataset)) as file:
-        batches = pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=PLAN_SCHEMA.names)
+    with open_parquet(plan_url(dataset)) as stored:
+        batches = stored.iter_batches(BATCH_ROWS, columns=PLAN_SCHEMA.names)
         return [planned for batch in batches for planned in _from_batch(batch)]
 
 
@@ -102,9 +105,11 @@ def extend_plan(
     """The old plan with each known video's facts renewed, then new videos in new shards.
 
     Videos that the source no longer lists stay, unless `prune`: a dataset does not lose what it
-    has. One that was renamed keeps its shard under its new key.
+    has. Nor does a file that is not there now make stale what was made of it. A video that was
+    renamed keeps its shard under its new key.
     """
     listed = {video.key: video for video in videos}
+    out_of_reach = _keep_out_of_reach(plan, listed)
     unlisted = [old.video for old in plan if old.video.key not in listed]
     renamed = _renamed(unlisted, listed, plan)
     gone = {video.key for video in unlisted} - renamed.keys()
@@ -119,7 +124,22 @@ def extend_plan(
         for number, shard in enumerate(_fill_shards(listed.values(), config))
         for video in shard
     ]
-    return PlanUpdate(kept + new, len(new), tuple(sorted(gone)), renamed)
+    return PlanUpdate(kept + new, len(new), tuple(sorted(gone)), renamed, out_of_reach)
+
+
+def _keep_out_of_reach(
+    plan: Sequence[PlannedVideo], listed: dict[str, SourceVideo]
+) -> tuple[str, ...]:
+    """Puts planned videos in the place of listed ones whose file is not there now; their keys."""
+    found = [
+        old.video
+        for old in plan
+        if old.video.key in listed
+        and listed[old.video.key].out_of_reach
+        and not old.video.out_of_reach
+    ]
+    listed.update({video.key: video for video in found})
+    return tuple(video.key for video in found)
 
 
 def _renamed(

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from extractors.build import build_extractor
+from extractors.caption_tables import table_digest
 from extractors.ffmpeg import ffmpeg_version
 from extractors.proxy import VERSION as PROXY_VERSION
 from extractors.speech import VERSION as SPEECH_VERSION
@@ -58,10 +59,12 @@ def _of_speech(config: ExtractConfig) -> Provenance:
     if config.speech is None:
         return {}
     recogniser = SpeechRecogniser(config.speech) if config.speech.recognise else None
+    table = config.speech.caption_table if config.speech.captions else None
     transcript = {
         "settings": config.speech.model_dump(mode="json", exclude={"caption_table"}),
         "version": SPEECH_VERSION,
         "weights_sha256": recogniser and recogniser.weights_sha256,
+        "caption_table_sha256": table and table_digest(table),
         "threads": config.threads,
         "decode": {"audio_language": config.decode.audio_language},
     }
@@ -127,8 +130,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str
             continue
         if key == "transcript":
             yield "the transcript changes"
-        elif key == "weights_sha256":
-            yield f"weights changed from {_short(before)} to {_short(after)}"
+        elif key.endswith("_sha256"):
+            what = key.removesuffix("_sha256").replace("_", " ")
+            yield f"{what} changed from {_short(before)} to {_short(after)}"
         else:
             yield f"{key} changed from {before} to {after}"
 

@@ -13,12 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from extractors.errors import DamagedError
 from extractors.tracks import Segment
 from pipeline import storage
+from pipeline.recovery import recover_rows
 from pipeline.samples import decode_segments
-from pipeline.shards import ShardRecord, read_record, read_rows, sha256_of, shard_url
+from pipeline.shards import (
+    ShardRecord,
+    publish_record,
+    read_record,
+    read_record_at,
+    read_rows,
+    sha256_of,
+    shard_name,
+    shard_url,
+)
 from pipeline.sources import SourceVideo
 
 _log = logging.getLogger(__name__)
@@ -114,23 +123,65 @@ class PublishedShard:
 def published_shard(dataset: str, number: int) -> Iterator[PublishedShard | None]:
     """A shard as it was published; None where there is none that is whole.
 
-    Its tar is held against its record first: damage must not be carried into a new shard.
+    Its files are held against its record first: damage must not be carried into a new shard. One
+    that was withdrawn by a run that died before its replacement was there is found too.
     """
     with contextlib.ExitStack() as stack:
         try:
-            record = read_record(dataset, number)
-            path = stack.enter_context(storage.local_copy(shard_url(dataset, number, ".tar")))
-            if sha256_of(Path(path)) != record.tar_sha256:
-                raise tarfile.ReadError("its sha256 is not what its record says")
-            rows = {row["key"]: row for row in read_rows(dataset, number)}
-            tar = stack.enter_context(tarfile.open(path, "r:"))
-            shard = PublishedShard(record, rows, tar, _members_by_key(tar))
+            shard = _open_shard(dataset, _record_of(dataset, number), stack)
         except FileNotFoundError:
             shard = None
-        except (tarfile.TarError, pa.ArrowInvalid) as err:
+        except (tarfile.TarError, DamagedError) as err:
             _log.warning("shard %06d is damaged and is made anew as a whole: %s", number, err)
             shard = None
         yield shard
+
+
+def _open_shard(dataset: str, record: ShardRecord, stack: contextlib.ExitStack) -> PublishedShard:
+    path = stack.enter_context(storage.local_copy(shard_url(dataset, record.number, ".tar")))
+    if sha256_of(Path(path)) != record.tar_sha256:
+        raise DamagedError(f"{record.name}.tar: its sha256 is not what its record says")
+    rows = {row["key"]: row for row in _rows(dataset, record)}
+    tar = stack.enter_context(tarfile.TarFile.open(path, "r:"))
+    return PublishedShard(record, rows, tar, _members_by_key(tar))
+
+
+def _rows(dataset: str, record: ShardRecord) -> list[dict[str, Any]]:
+    """Of the parquet; of the manifest where the parquet is not what the record says."""
+    try:
+        with storage.local_copy(shard_url(dataset, record.number, ".parquet")) as path:
+            if sha256_of(Path(path)) == record.parquet_sha256:
+                return read_rows(dataset, record.number)
+    except FileNotFoundError:
+        pass
+    recovered = recover_rows(dataset, record)
+    if recovered is None:
+        raise DamagedError(f"{record.name}.parquet: missing, or not what its record says")
+    return recovered
+
+
+def withdraw(dataset: str, record: ShardRecord) -> None:
+    """Takes a shard's record away, since its files are about to be replaced: it must not vouch for
+    others. Until `forget_withdrawn` it is kept aside: a run that dies before the first file is
+    replaced loses nothing."""
+    publish_record(_withdrawn_url(dataset, record.number), record)
+    storage.remove(shard_url(dataset, record.number, "_stats.json"))
+
+
+def forget_withdrawn(dataset: str, number: int) -> None:
+    """For when the new edition's record is there."""
+    storage.remove(_withdrawn_url(dataset, number))
+
+
+def _record_of(dataset: str, number: int) -> ShardRecord:
+    try:
+        return read_record(dataset, number)
+    except FileNotFoundError:
+        return read_record_at(_withdrawn_url(dataset, number))
+
+
+def _withdrawn_url(dataset: str, number: int) -> str:
+    return storage.join(dataset, "attempts", f"{shard_name(number)}_withdrawn.json")
 
 
 def _members_by_key(tar: tarfile.TarFile) -> dict[str, list[tarfile.TarInfo]]:

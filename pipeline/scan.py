@@ -6,9 +6,9 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.parquet import open_parquet
 from pipeline.shards import ROW_SCHEMA, shard_url
 
 NUM_REQUESTS = 32
@@ -38,7 +38,7 @@ def scan_rows(
     """Columns of the parquets of some shards, with the shard's number as the column `shard`.
 
     In the order of `numbers`. A column that a file lacks (one of an older version) is null. Raises
-    FileNotFoundError, or pa.ArrowInvalid for what is no parquet.
+    FileNotFoundError, DamagedError.
     """
 
     def read(number: int) -> pa.Table:
@@ -63,10 +63,8 @@ def join_tables(tables: Iterable[pa.Table]) -> list[pa.Table]:
 def read_table(
     dataset: str, number: int, columns: Sequence[str], *, failed_only: bool = False
 ) -> pa.Table:
-    """One shard's part of `scan_rows`."""
-    url = shard_url(dataset, number, ".parquet")
-    path = storage.local_path(url)
-    with pq.ParquetFile(path or pa.BufferReader(storage.read_bytes(url))) as stored:
+    """One shard's part of `scan_rows`. Raises as it does."""
+    with open_parquet(shard_url(dataset, number, ".parquet")) as stored:
         present = {*columns, "status"} & set(stored.schema_arrow.names)
         table = stored.read(columns=sorted(present), use_threads=False)
     if failed_only:
@@ -75,9 +73,3 @@ def read_table(
         table = table.append_column(name, pa.nulls(len(table), ROW_SCHEMA.field(name).type))
     shards = pa.repeat(pa.scalar(number, pa.int32()), len(table))
     return table.select(list(columns)).append_column(pa.field("shard", pa.int32()), shards)
-
-
-def read_columns(url: str, columns: Sequence[str]) -> pa.Table:
-    """Columns of one parquet, wherever it lies. Raises FileNotFoundError, pa.ArrowInvalid."""
-    with storage.open_binary(url) as file:
-        return pq.read_table(file, columns=list(columns))

@@ -6,7 +6,8 @@ shards/000000_stats.json   the record, published last: without it there is no sh
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from extractors.errors import AbortError
+from extractors.errors import AbortError, DamagedError
 from pipeline import storage
+from pipeline.parquet import open_parquet
 
 FORMAT_VERSION = 1
 
@@ -66,6 +68,9 @@ class ShardRecord:
     """Videos by what decoded them when they were decoded: cpu, cuda, `cpu (NVDEC: why not)`."""
     carried: int = 0
     """Videos of which nothing had to be decoded again."""
+    made_seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds of video that were decoded, and of which each track was made: what `stage_seconds`
+    was spent on."""
 
     @property
     def name(self) -> str:
@@ -87,7 +92,8 @@ def shard_url(dataset: str, number: int, suffix: str) -> str:
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes a shard's parquet: one row a video in the order of the plan."""
+    """Writes a shard's parquet: one row a video in the order of the plan. The same rows give the
+    same bytes."""
     pq.write_table(pa.Table.from_pylist(rows, schema=ROW_SCHEMA), path)
 
 
@@ -107,13 +113,38 @@ def shard_numbers(dataset: str) -> list[int]:
     ]
 
 
+def broken_shards(dataset: str, records: Sequence[ShardRecord]) -> set[int]:
+    """Numbers of the shards whose tar or parquet is gone, or whose tar has another size than its
+    record says. Their bytes are not read: that is `pipeline verify`'s work."""
+    sizes = storage.sizes(storage.join(dataset, "shards"))
+
+    def size(number: int, suffix: str) -> int | None:
+        url = shard_url(dataset, number, suffix)
+        known = sizes.get(shard_name(number) + suffix)
+        return storage.size(url) if known is None else known  # a listing may lag behind
+
+    return {
+        record.number
+        for record in records
+        if size(record.number, ".tar") != record.tar_bytes
+        or size(record.number, ".parquet") is None
+    }
+
+
 def read_record(dataset: str, number: int) -> ShardRecord:
-    """The record of a published shard. Raises FileNotFoundError, or AbortError if it is foreign."""
-    url = shard_url(dataset, number, "_stats.json")
+    """The record of a published shard.
+
+    Raises FileNotFoundError, DamagedError, AbortError for one of another format version.
+    """
+    return read_record_at(shard_url(dataset, number, "_stats.json"))
+
+
+def read_record_at(url: str) -> ShardRecord:
+    """A record, wherever it lies. Raises as `read_record` does."""
     try:
         fields = dict(storage.read_json(url))
     except (ValueError, TypeError) as err:
-        raise AbortError(f"{url}: not a shard's record: {err}") from err
+        raise DamagedError(f"{url}: not a shard's record: {err}") from err
     version = fields.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise AbortError(f"{url}: format version {version!r}, this program reads {FORMAT_VERSION}")
@@ -122,11 +153,24 @@ def read_record(dataset: str, number: int) -> ShardRecord:
     except ValidationError as err:
         wrong = err.errors()[0]
         where = ".".join(map(str, wrong["loc"]))
-        raise AbortError(f"{url}: not a shard's record: {where}: {wrong['msg']}") from err
+        raise DamagedError(f"{url}: not a shard's record: {where}: {wrong['msg']}") from err
+
+
+def publish_record(url: str, record: ShardRecord) -> None:
+    """Publishes a record for `read_record_at`."""
+    storage.publish_json(url, {"format_version": FORMAT_VERSION} | asdict(record))
 
 
 def read_rows(dataset: str, number: int) -> list[dict[str, Any]]:
-    """A shard's parquet as a list of rows (maps as dicts)."""
-    content = storage.read_bytes(shard_url(dataset, number, ".parquet"))
-    rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(content)).to_pylist()
+    """A shard's parquet as a list of rows (maps as dicts).
+
+    Raises FileNotFoundError, DamagedError.
+    """
+    with open_parquet(shard_url(dataset, number, ".parquet")) as stored:
+        return as_rows(stored.read(use_threads=False))
+
+
+def as_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of such a table, maps as dicts."""
+    rows: list[dict[str, Any]] = table.to_pylist()
     return [row | {"rows": dict(row["rows"] or [])} for row in rows]

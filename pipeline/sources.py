@@ -25,6 +25,8 @@ VIDEO_SUFFIXES = frozenset(
     )
 )
 KEY = re.compile(r"[A-Za-z0-9_-]+")
+MISSING = "missing"
+"""Of a file, in place of its size and time of change."""
 COLUMNS = ("path", "uri", "key", "captions", "label", "split")
 
 
@@ -48,6 +50,12 @@ class SourceVideo:
     version: str = ""
     """Changes when the video or its captions do: their sizes and times of change on a local disk,
     what the listing says of a remote video. Empty where neither is to be had."""
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether the file, or captions that the source names, were not there when it was listed:
+        removed, or on a disk that is not mounted now."""
+        return MISSING in self.version.split()
 
 
 def read_source(source: str, caption_language: str | None = None) -> list[SourceVideo]:
@@ -246,7 +254,7 @@ def _stamp(path: str) -> str:
     try:
         status = os.stat(path)
     except OSError:
-        return "missing"
+        return MISSING
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 

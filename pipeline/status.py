@@ -8,11 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import storage
 from pipeline.dataset import read_dataset_card, read_records
 from pipeline.lease import Lease, read_lease
+from pipeline.parquet import read_columns
 from pipeline.plan import plan_url
 from pipeline.shards import ShardRecord
 
@@ -101,10 +100,9 @@ def read_status(dataset: str, now: datetime | None = None) -> Status:
 def _planned_shards(dataset: str) -> pa.ChunkedArray:
     """The shard of every planned video."""
     try:
-        content = storage.read_bytes(plan_url(dataset))
+        return read_columns(plan_url(dataset), ["shard"]).column("shard")
     except FileNotFoundError:
         return pa.chunked_array([], pa.int32())
-    return pq.read_table(pa.BufferReader(content), columns=["shard"]).column("shard")
 
 
 def _summed(parts: Iterable[dict[str, Any]]) -> Sequence[tuple[str, float]]:

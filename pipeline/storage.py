@@ -145,6 +145,30 @@ def names(url: str) -> list[str]:
     return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in _call(url, ask))
 
 
+def sizes(url: str) -> dict[str, int]:
+    """Bytes of each file of a folder, by name; empty where it does not exist."""
+
+    def ask(filesystem: AbstractFileSystem, path: str) -> list[dict[str, Any]]:
+        filesystem.invalidate_cache()
+        return filesystem.ls(path, True) if filesystem.isdir(path) else []
+
+    entries = _call(url, ask)
+    return {e["name"].rsplit("/", 1)[-1]: e["size"] for e in entries if e["type"] == "file"}
+
+
+def size(url: str) -> int | None:
+    """Bytes of a file, asked anew; None where it does not exist."""
+
+    def ask(filesystem: AbstractFileSystem, path: str) -> int:
+        filesystem.invalidate_cache()
+        return int(filesystem.size(path))
+
+    try:
+        return _call(url, ask)
+    except FileNotFoundError:
+        return None
+
+
 def remove(url: str) -> None:
     """Removes a file if it is there."""
     with suppress(FileNotFoundError):

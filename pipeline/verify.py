@@ -7,11 +7,12 @@ from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from extractors.errors import DamagedError
 from pipeline import storage
-from pipeline.dataset import read_dataset_card, read_records, with_digests
+from pipeline.dataset import manifest_url, read_dataset_card, read_records, with_digests
 from pipeline.jobs import planned_jobs
+from pipeline.parquet import open_parquet
 from pipeline.scan import join_tables, read_table
 from pipeline.shards import ROW_SCHEMA, ShardRecord, shard_name, shard_url
 from pipeline.verify_tar import HashingReader, tar_problems
@@ -29,12 +30,14 @@ def verify_dataset(
     deep: bool = False,
     records: Sequence[ShardRecord] | None = None,
     on_bytes: OnBytes = lambda _: None,
+    on_damaged: Callable[[ShardRecord], None] = lambda _: None,
 ) -> list[str]:
     """One line a problem; empty where tar, parquet, record, plan and manifest agree.
 
     Every byte of every tar is read once: hashed, its members' names and kinds checked; with `deep`
     each member is opened too and held against meta.json and the parquet (pipeline.verify_sample).
-    `on_bytes` is told, from several threads, how many bytes of tars were read since the last call.
+    `on_bytes` is told, from several threads, how many bytes of tars were read since the last call,
+    `on_damaged` each shard that is not what its record says.
     """
     card = read_dataset_card(dataset)
     records = read_records(dataset) if records is None else records
@@ -43,8 +46,10 @@ def verify_dataset(
 
     def rows() -> Iterator[pa.Table]:
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            for found, table in pool.map(check, records):
+            for record, (found, table) in zip(records, pool.map(check, records), strict=True):
                 problems.extend(found)
+                if found:
+                    on_damaged(record)
                 if table is not None:
                     yield table
 
@@ -62,10 +67,10 @@ def _check_shard(
     """The problems of one shard, and its rows as the manifest is to have them."""
     try:
         table = _read_rows(dataset, record)
-    except (FileNotFoundError, pa.ArrowInvalid, _DifferentBytesError) as err:
-        url = shard_url(dataset, record.number, ".parquet")
-        what = "missing" if isinstance(err, FileNotFoundError) else str(err).splitlines()[0]
-        return [f"{url}: {what}"], None
+    except FileNotFoundError:
+        return [f"{shard_url(dataset, record.number, '.parquet')}: missing"], None
+    except (DamagedError, _DifferentBytesError) as err:
+        return [str(err)], None
     problems = list(_tar_problems(dataset, record, table, deep=deep, on_bytes=on_bytes))
     return problems, table
 
@@ -73,8 +78,8 @@ def _check_shard(
 class _DifferentBytesError(Exception):
     """A file's sha256 is not its record's."""
 
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(f"sha256 is {found[:12]}…, its record says {expected[:12]}…")
+    def __init__(self, url: str, found: str, expected: str) -> None:
+        super().__init__(f"{url}: sha256 is {found[:12]}…, its record says {expected[:12]}…")
 
 
 def _read_rows(dataset: str, record: ShardRecord) -> pa.Table:
@@ -83,7 +88,7 @@ def _read_rows(dataset: str, record: ShardRecord) -> pa.Table:
         reader = HashingReader(file)
         reader.drain()
     if reader.sha256 != record.parquet_sha256:
-        raise _DifferentBytesError(reader.sha256, record.parquet_sha256)
+        raise _DifferentBytesError(url, reader.sha256, record.parquet_sha256)
     return with_digests(read_table(dataset, record.number, ROW_SCHEMA.names), [record])
 
 
@@ -102,7 +107,7 @@ def _tar_problems(
         yield f"{url}: missing"
         return
     if reader.sha256 != record.tar_sha256:  # whatever else is wrong with it follows from that
-        yield f"{url}: {_DifferentBytesError(reader.sha256, record.tar_sha256)}"
+        yield str(_DifferentBytesError(url, reader.sha256, record.tar_sha256))
         return
     yield from (f"{url}: {problem}" for problem in problems)
     counts = (len(table), len(rows))
@@ -143,13 +148,14 @@ def _plan_problems(dataset: str, records: Sequence[ShardRecord], fingerprint: st
 
 def manifest_problems(dataset: str, tables: Sequence[pa.Table]) -> list[str]:
     """What is wrong with the manifest, where `tables` are the shards' rows, with digests."""
-    url = storage.join(dataset, "manifest.parquet")
+    url = manifest_url(dataset)
     try:
-        listed = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
+        with open_parquet(url) as stored:
+            listed = stored.read()
     except FileNotFoundError:
         return [f"{url}: missing; run `pipeline run extract` to its end"]
-    except pa.ArrowInvalid as err:
-        return [f"{url}: cannot be read: {str(err).splitlines()[0]}"]
+    except DamagedError as err:
+        return [str(err)]
     expected = pa.concat_tables(tables) if tables else None
     same_columns = set(listed.column_names) == set(MANIFEST_COLUMNS)
     if expected is None or not same_columns or not _same_rows(listed, expected):

@@ -30,7 +30,7 @@ from extractors.tracks import Track
 from extractors.views import View
 from extractors.windows import Window, WindowCutter
 from pipeline import storage
-from pipeline.batching import Batcher, InProgress, blaming
+from pipeline.batching import NO_TRANSCRIPT, Batcher, InProgress, blaming
 from pipeline.config import ExtractConfig
 from pipeline.metadata import describe
 from pipeline.provenance import digest, joint_fingerprint, made_with, provenance
@@ -96,6 +96,8 @@ class Worker:
         With `isolate` no batch holds windows of two videos.
         """
         queue: list[InProgress] = []
+        for batcher in self._batchers:  # of a job that was given up
+            batcher.discard()
         for video in videos:
             queue.append(self._read(video, find(video)))
             if isolate:
@@ -118,7 +120,8 @@ class Worker:
             if stored is not None and stored.failed:
                 raise _failure_of(stored)
             if stored is not None and stored.is_of(video):
-                self._carry(progress, stored, captions_id=stored.captions_id)
+                wants_captions = "transcript" in self.fingerprints
+                self._carry(progress, stored, stored.captions_id if wants_captions else "")
             if self._missing(progress) - {"text"}:
                 self._open(progress, stored)
         except VideoError as err:
@@ -135,13 +138,14 @@ class Worker:
         current = stored.current(self.fingerprints)
         if captions_id != stored.captions_id:
             current -= {"transcript", "text"}
-        if not current:
-            return
-        progress.stored, progress.carried = stored, current
-        progress.content_id, progress.captions_id = stored.meta["content_id"], captions_id
-        if "transcript" in current:
-            progress.segments = stored.segments
-            progress.transcript = stored.meta["transcript"]
+        progress.carried = current
+        progress.stored = stored if current else None
+        progress.captions_id = captions_id
+        kept = "transcript" in current
+        progress.segments = stored.segments if kept else []
+        progress.transcript = stored.meta["transcript"] if kept else dict(NO_TRANSCRIPT)
+        if current:
+            progress.content_id = stored.meta["content_id"]
 
     def _open(self, progress: InProgress, stored: StoredVideo | None) -> None:
         """Reads the file for what is missing. A file that only looks changed is known by its
@@ -154,9 +158,10 @@ class Worker:
                 if progress.content_id is None:
                     progress.content_id = content_id(path)
             with self._captions(progress, path) as captions:
-                progress.captions_id = captions.digest if captions else ""
-                if stored and not progress.carried and self._same_file(progress, stored):
-                    self._carry(progress, stored, progress.captions_id)
+                captions_id = captions.digest if captions else ""
+                if stored and self._same_file(progress, stored):
+                    self._carry(progress, stored, captions_id)
+                progress.captions_id = captions_id
                 if captions and "transcript" in self._missing(progress):
                     with self._timed("captions"):
                         self._read_captions(progress, captions)

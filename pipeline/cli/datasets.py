@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pipeline.doctor_checks import Finding
+    from pipeline.shards import ShardRecord
     from pipeline.status import Status
 
 WATCH_SECONDS = 2.0
@@ -113,27 +114,42 @@ def verify(
     deep: Annotated[
         bool, typer.Option("--deep", help="Open every array, transcript and proxy too.")
     ] = False,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Restore what the manifest repeats; remove the record of every other damaged "
+            "shard, so that `run extract` makes it again.",
+        ),
+    ] = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Hashes every file, compares tar, parquet, record, plan and manifest; exit code 1 if any
     differ."""
     from pipeline.dataset import read_dataset_card, read_records
+    from pipeline.recovery import repair_shard
     from pipeline.verify import verify_dataset
 
     read_dataset_card(dataset)
     records = read_records(dataset)
     size = sum(record.tar_bytes for record in records)
+    damaged: list[ShardRecord] = []
     with show.byte_progress("verify", size) as advance:
-        problems = verify_dataset(dataset, deep=deep, records=records, on_bytes=advance)
+        problems = verify_dataset(
+            dataset, deep=deep, records=records, on_bytes=advance, on_damaged=damaged.append
+        )
     if as_json:
         facts = {"shards": len(records), "tar_bytes": size, "deep": deep, "problems": problems}
         typer.echo(json.dumps({"dataset": dataset} | facts, indent=2))
     else:
         for problem in problems:
             show.error(problem)
+    for record in damaged if fix else ():
+        show.note(repair_shard(dataset, record))
     if problems:
-        raise AbortError(f"{dataset}: {len(problems)} problems")
+        todo = "; `pipeline verify --fix` mends what it can" if damaged and not fix else ""
+        raise AbortError(f"{dataset}: {show.count(len(problems), 'problem')}{todo}")
     show.note(f"{dataset}: every shard is what its record says")
 
 

@@ -53,9 +53,10 @@ def run_extract(
     *,
     retry: Mapping[int, Sequence[str]] | None = None,
     prune: bool = False,
+    drop_unreadable: bool = False,
 ) -> int:
-    """Runs the stage with a bar and a closing table; gives the number of failed videos. Without a
-    source, the dataset's own plan is worked."""
+    """Runs the stage with a bar and a closing table; gives the number of videos that failed or that
+    could not be made again. Without a source, the dataset's own plan is worked."""
     from pipeline import storage
     from pipeline.extract import plan_extract
     from pipeline.lease import holding
@@ -66,17 +67,26 @@ def run_extract(
     with holding(output, take_over=means.take_over) as holder:
         for folder in (output, storage.join(output, "shards"), storage.join(output, "attempts")):
             storage.sweep(folder)
-        todo = plan_extract(source, output, settings, retry=retry, prune=prune)
+        todo = plan_extract(
+            source, output, settings, retry=retry, prune=prune, drop_unreadable=drop_unreadable
+        )
         show_update(todo.update, pruned=prune)
         meter = _work(todo, output, settings, means, chosen, holder)
     _print_extracted(output, meter)
     failures = sum(record.count - record.successes for record in meter.all_records)
     if failures:
         show.note(
-            f"{failures} videos failed: `pipeline errors {output}` lists them; "
+            f"{show.count(failures, 'video')} failed: `pipeline errors {output}` lists them; "
             f"`pipeline retry {output}` tries them again"
         )
-    return failures
+    left = todo.left(meter.records)
+    if left:
+        show.note(
+            f"{show.count(len(left), 'shard')} left as made earlier: videos that they have cannot "
+            "be read now (the warnings name them); bring the files back and run again, or give "
+            "--prune for those that the source no longer lists, --drop-unreadable for all"
+        )
+    return failures + sum(record.count for record in left)
 
 
 def _work(
@@ -125,9 +135,17 @@ def show_update(update: "PlanUpdate", *, pruned: bool) -> None:
     for old, new in update.renamed.items():
         show.note(f"{old} is now called {new}: it keeps its place in the dataset")
     if update.unlisted:
-        names = ", ".join(update.unlisted[:3]) + (" …" if len(update.unlisted) > 3 else "")
         fate = "dropped" if pruned else "kept (--prune drops them)"
-        show.note(f"{len(update.unlisted)} videos are no longer listed and {fate}: {names}")
+        listed = _some(update.unlisted)
+        show.note(f"{show.count(len(update.unlisted), 'video')} no longer listed, {fate}: {listed}")
+    if update.out_of_reach:
+        listed = _some(update.out_of_reach)
+        count = show.count(len(update.out_of_reach), "video")
+        show.note(f"{count} listed, but not there now; what is made of them is kept: {listed}")
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
 
 
 class _Meter:

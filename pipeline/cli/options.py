@@ -17,6 +17,14 @@ Dataset = Annotated[str, typer.Option(help="Folder or URL of the dataset.")]
 ExecutorOption = Annotated[str, typer.Option("--executor", help="local or ray.")]
 Workers = Annotated[int, typer.Option(help="Worker processes, or actors of Ray.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DropUnreadable = Annotated[
+    bool,
+    typer.Option(
+        "--drop-unreadable",
+        help="Make a shard again even where a video that it has cannot be read now: the video's "
+        "features are lost. Otherwise such a shard stays as it was.",
+    ),
+]
 Prune = Annotated[
     bool, typer.Option("--prune", help="Drop videos that the source no longer lists.")
 ]

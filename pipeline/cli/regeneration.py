@@ -152,7 +152,8 @@ def quarantine(
         rows = [(key, entry["since"], entry["why"]) for key, entry in found.items()]
         show.table(f"Quarantine of {dataset}", ("key", "since", "why"), rows)
     if chosen:
-        show.note("takes effect with the next `pipeline run extract` or `pipeline retry`")
+        fate = "" if release else ": the features of these videos leave the dataset then"
+        show.note(f"takes effect with the next `pipeline run extract` or `pipeline retry`{fate}")
 
 
 def _chosen(dataset: str, keys: list[str], conditions: list[str], *, release: bool) -> list[str]:

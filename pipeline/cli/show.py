@@ -1,4 +1,7 @@
-"""What people see: errors, tables, progress."""
+"""What people see: errors, tables, progress.
+
+Names of files and transcripts may hold what rich would take for mark-up, so they are given as text.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -23,12 +27,12 @@ err = Console(stderr=True, highlight=False)
 
 def error(message: str) -> None:
     """One line on standard error."""
-    err.print(f"[bold red]error:[/] {_escaped(message)}", soft_wrap=True)
+    err.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
 
 
 def note(message: str) -> None:
     """One line on standard error, out of the way of results."""
-    err.print(_escaped(message), soft_wrap=True)
+    err.print(Text(message), soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -46,7 +50,7 @@ def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
             column, justify="right" if numeric else "left", overflow="fold", no_wrap=number == 0
         )
     for row in rows:
-        made.add_row(*(_escaped(_text(value)) for value in row))
+        made.add_row(*(Text(_text(value)) for value in row))
     return made
 
 
@@ -59,7 +63,7 @@ def progress(what: str, total: int, unit: str) -> Iterator["Bar"]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err) as shown:
@@ -90,11 +94,16 @@ class Bar:
 
     def advance(self, count: int, detail: str) -> None:
         """Adds to what is done."""
-        self._shown.update(self._task, advance=count, detail=_escaped(detail))
+        self._shown.update(self._task, advance=count, detail=detail)
 
     def reach(self, completed: int, total: int, detail: str) -> None:
         """Sets what is done and what there is to do."""
-        self._shown.update(self._task, completed=completed, total=total, detail=_escaped(detail))
+        self._shown.update(self._task, completed=completed, total=total, detail=detail)
+
+
+def count(number: int, what: str) -> str:
+    """`1 video`, `2 videos`."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def duration(seconds: float) -> str:
@@ -110,8 +119,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
     return str(value)
-
-
-def _escaped(text: str) -> str:
-    """Names of files and transcripts may hold what rich would take for mark-up."""
-    return text.replace("[", r"\[")

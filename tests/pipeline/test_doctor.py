@@ -100,7 +100,17 @@ SPOILS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no tar": (
         lambda d: forget(d, "shards/000001.tar"),
         "error",
-        "1 records are there without tar or parquet: 000001",
+        "1 records are there without their tar: 000001",
+    ),
+    "no parquet": (
+        lambda d: forget(d, "shards/000001.parquet"),
+        "error",
+        "shards/000001.parquet: missing",
+    ),
+    "broken record": (
+        lambda d: (d / "shards/000001_stats.json").write_text("{"),
+        "error",
+        "000001_stats.json: not a shard's record",
     ),
     "stranger": (
         lambda d: (d / "shards/notes.txt").touch(),
@@ -251,3 +261,27 @@ def test_doctor_command(run: Callable[..., object], dataset: Path) -> None:
     outcome = run("doctor", dataset, "--fix")
     assert outcome.code == 1
     assert "errors" in outcome.err
+
+
+def test_fix_restores_a_parquet_byte_for_byte(dataset: Path) -> None:
+    parquet = dataset / "shards/000001.parquet"
+    before = parquet.read_bytes()
+    parquet.write_bytes(before[:100])
+    repair(diagnose(str(dataset)))
+    assert parquet.read_bytes() == before
+    assert found(dataset) == []
+
+
+def test_fix_rewrites_a_manifest_that_says_it_is_right(dataset: Path) -> None:
+    manifest = dataset / "manifest.parquet"
+    table = pq.read_table(manifest)
+    pq.write_table(table.slice(1), manifest)  # its digest of the records stays
+    assert any("written anew" in finding.fixed for finding in repair(diagnose(str(dataset))))
+    assert pq.read_table(manifest).equals(table)
+
+
+def test_a_manifest_is_not_made_without_a_shard_whose_record_is_damaged(dataset: Path) -> None:
+    (dataset / "shards/000001_stats.json").write_text("{")
+    before = (dataset / "manifest.parquet").read_bytes()
+    repair(diagnose(str(dataset)))
+    assert (dataset / "manifest.parquet").read_bytes() == before

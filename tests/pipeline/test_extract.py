@@ -66,11 +66,22 @@ def test_only_what_changed_is_made_again(
     (tmp_path / "videos/clip000.mp4").unlink()
     assert extract(source, dataset, config) == []
     assert len(list(read_dataset(dataset))) == 5
-    # a changed setting: all that is there to be made
+    # a changed setting: all is made again, but a shard that would lose the video that is gone
     wider = config.model_copy(
         update={"extractors": config.extractors | {"audio": LogMelConfig(bands=16)}}
     )
     assert extract(source, dataset, wider) == [0, 1, 2]
+    assert tar_digests(dataset)["000000.tar"] == before["000000.tar"]
+    todo = plan_extract(source, dataset, wider, drop_unreadable=True)
+    assert [job.number for job in todo.jobs] == [0]
+    (record,) = [
+        record
+        for record in run_extract(
+            todo, dataset, wider, CPU, executor="local", num_workers=1, on_record=lambda _: None
+        )
+        if record.number == 0
+    ]
+    assert todo.left([record]) == []
     rows = {row["key"]: row for row in read_all_rows(dataset)}
     assert rows["clip000"]["reason"] == "not_found"
     assert all(sample.tracks["audio"].rows.shape[1] == 16 for sample in read_dataset(dataset))

@@ -13,6 +13,7 @@ from pipeline import jobs, storage
 from pipeline.config import ExtractConfig
 from pipeline.jobs import Job, make_jobs, run_job
 from pipeline.plan import PlannedVideo
+from pipeline.published import withdraw
 from pipeline.samples import read_shard
 from pipeline.shards import ROW_SCHEMA, read_record, read_rows, shard_numbers
 from pipeline.sources import SourceVideo
@@ -103,9 +104,31 @@ def test_an_old_record_never_vouches_for_new_files(
     dataset = str(tmp_path)
     with Worker(config, CPU) as worker:
         run_job(job(dataset, video(clip, "a")), worker)
-        monkeypatch.setattr(jobs, "_publish_record", lambda *_: None)  # killed just before it
-        run_job(job(dataset, video(clip, "b")), worker)
+        monkeypatch.setattr(jobs, "publish_record", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job(dataset, video(clip, "b")), worker)
     assert shard_numbers(dataset) == []
+
+
+def test_a_run_that_dies_between_two_editions_loses_nothing(
+    tmp_path: Path, clip: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = str(tmp_path)
+    with Worker(config, CPU) as worker:
+        run_job(job(dataset, video(clip, "a")), worker)
+        before = tar_digests(dataset)
+        with monkeypatch.context() as patched:  # the record is withdrawn, the tar not yet replaced
+            patched.setattr(jobs, "withdraw", lambda *given: _killed(withdraw(*given)))
+            with pytest.raises(KeyboardInterrupt):
+                run_job(job(dataset, video(clip, "a"), video(clip, "b")), worker)
+        assert (shard_numbers(dataset), tar_digests(dataset)) == ([], before)
+        record = run_job(job(dataset, video(clip, "a")), worker)
+    assert (record.carried, tar_digests(dataset)) == (1, before)
+    assert list((tmp_path / "attempts").iterdir()) == []
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def extract(start: Callable[..., Running], source: str, dataset: Path, settings: Path) -> Running:

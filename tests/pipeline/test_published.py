@@ -1,5 +1,7 @@
 """Regeneration: what a published shard still has is carried over, and the rest alone is made."""
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,11 @@ import torch
 import pipeline.worker
 from extractors.config import LogMelConfig, MeanColourConfig, ProxyConfig
 from extractors.views import SoundView
+from extractors.weights import CACHE_VARIABLE
 from pipeline.cli.options import load_config
 from pipeline.config import ExtractConfig
 from pipeline.dataset import read_all_rows, read_records
-from pipeline.extract import plan_extract, run_extract
+from pipeline.extract import Todo, plan_extract, run_extract
 from pipeline.published import published_shard
 from pipeline.quarantine import put_aside, release
 from pipeline.samples import read_dataset
@@ -170,8 +173,9 @@ def test_pruned_videos_leave_their_shard_and_an_empty_shard_goes(
     assert [record.number for record in read_records(dataset)] == [0]
 
 
-def with_captions(config: ExtractConfig) -> ExtractConfig:
-    speech = load_config("embedded", None, ["extract.speech.recognise=false"]).extract.speech
+def with_captions(config: ExtractConfig, *settings: str) -> ExtractConfig:
+    sets = ["extract.speech.recognise=false", *settings]
+    speech = load_config("embedded", None, sets).extract.speech
     return config.model_copy(update={"speech": speech})
 
 
@@ -236,6 +240,129 @@ def test_the_quarantined_are_not_opened_until_they_are_released(
     assert extract(source, dataset, config) == [0]
     assert [name for name, _ in decoded] == ["clip001.mp4"]
     assert tar_digests(dataset) == before
+
+
+@pytest.mark.parametrize("change", ["setting", "neighbour"])
+def test_a_video_that_is_out_of_reach_keeps_its_features(
+    copies: Copies,
+    config: ExtractConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: str,
+) -> None:
+    source, dataset, wanted = copies(2), str(tmp_path / "d"), config
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,key\nvideos/clip000.mp4,clip000\nvideos/clip001.mp4,clip001\n")
+    extract(str(listed), dataset, config)
+    before = tar_digests(dataset)
+    (Path(source) / "clip000.mp4").rename(tmp_path / "elsewhere.mp4")
+    todo = plan_extract(str(listed), dataset, config)
+    assert (todo.jobs, todo.update.out_of_reach) == ((), ("clip000",))
+    if change == "setting":
+        wanted = changed(config, audio=LogMelConfig(bands=16))
+        todo = plan_extract(str(listed), dataset, wanted)
+        records = run_all(todo, dataset, wanted)
+        assert todo.left(records) == records
+        assert "shard 000000 is left as it was" in caplog.text
+        assert "clip000.mp4: no such file" in caplog.text
+        assert tar_digests(dataset) == before
+    else:  # what needs not be opened is carried
+        (Path(source) / "clip001.mp4").touch()
+        extract(str(listed), dataset, config)
+        assert tar_digests(dataset) == before
+    (tmp_path / "elsewhere.mp4").rename(Path(source) / "clip000.mp4")
+    extract(str(listed), dataset, wanted)
+    assert len(list(read_dataset(dataset))) == 2
+
+
+def run_all(todo: Todo, dataset: str, config: ExtractConfig) -> list[ShardRecord]:
+    return run_extract(
+        todo, dataset, config, CPU, executor="local", num_workers=1, on_record=lambda _: None
+    )
+
+
+def test_a_job_that_is_left_spoils_no_batch_of_the_next(
+    copies: Copies, config: ExtractConfig, tmp_path: Path
+) -> None:
+    source, dataset = copies(4), str(tmp_path / "d")
+    extract(source, dataset, config)
+    (Path(source) / "clip001.mp4").unlink()  # the second of shard 0: windows of the first wait
+    wider = changed(config, audio=LogMelConfig(bands=16))
+    todo = plan_extract(source, dataset, wider)
+    assert [record.number for record in todo.left(run_all(todo, dataset, wider))] == [0]
+    copies(4)
+    (Path(source) / "clip001.mp4").touch()
+    extract(source, str(tmp_path / "anew"), wider)
+    assert tar_digests(dataset)["000001.tar"] == tar_digests(tmp_path / "anew")["000001.tar"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
+def test_a_lost_parquet_is_read_out_of_the_manifest(
+    copies: Copies, config: ExtractConfig, tmp_path: Path, decoded: Decoded, damage: str
+) -> None:
+    source, dataset = copies(3), str(tmp_path / "d")
+    (Path(source) / "clip001.mp4").write_bytes(b"")  # failures are in the parquet alone
+    extract(source, dataset, config)
+    decoded.clear()
+    spoil(Path(shard_url(dataset, 0, ".parquet")), damage)
+    extract(source, dataset, changed(config, audio=LogMelConfig(bands=16)))
+    assert all(isinstance(view, SoundView) for _, views in decoded for view in views)
+    assert [row["attempts"] for row in read_all_rows(dataset)] == [1, 2, 1]  # it knew of the first
+
+
+def spoil(path: Path, damage: str) -> None:
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+        return
+    if damage == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[100] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_changed_caption_table_makes_transcripts_again(
+    copies: Copies,
+    config: ExtractConfig,
+    tmp_path: Path,
+    decoded: Decoded,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    source, dataset, table = copies(1), str(tmp_path / "d"), tmp_path / "captions.json"
+    spoken = with_captions(config, f"extract.speech.caption_table={table}")
+    for text in ("first", "another"):
+        table.write_text(json.dumps({"clip000": {"start": [0.0], "end": [1.0], "text": [text]}}))
+        assert extract(source, dataset, spoken) == [0]
+        (sample,) = read_dataset(dataset)
+        assert [segment.text for segment in sample.segments] == [text]
+    assert len(decoded) == 1
+    wider = spoken.model_copy(
+        update={"extractors": spoken.extractors | {"audio": LogMelConfig(bands=16)}}
+    )
+    extract(source, dataset, wider)
+    extract(source, str(tmp_path / "anew"), wider)
+    assert tar_digests(dataset) == tar_digests(tmp_path / "anew")
+
+
+def test_captions_that_change_unseen_are_read_again_when_the_file_is_opened(
+    copies: Copies, config: ExtractConfig, tmp_path: Path
+) -> None:
+    """Same size, same time of change: nothing says that they changed until they are opened."""
+    source, dataset, spoken = copies(1), str(tmp_path / "d"), with_captions(config)
+    captions = Path(source) / "clip000.srt"
+    captions.write_text("1\n00:00:00,000 --> 00:00:01,000\nfirst\n")
+    stamp = captions.stat().st_mtime_ns
+    extract(source, dataset, spoken)
+    captions.write_text("1\n00:00:00,000 --> 00:00:01,000\nother\n")
+    os.utime(captions, ns=(stamp, stamp))
+    wider = spoken.model_copy(
+        update={"extractors": spoken.extractors | {"audio": LogMelConfig(bands=16)}}
+    )
+    extract(source, dataset, wider)
+    extract(source, str(tmp_path / "anew"), wider)
+    assert tar_digests(dataset) == tar_digests(tmp_path / "anew")
 
 
 def test_damage_is_not_carried(

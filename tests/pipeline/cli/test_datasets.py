@@ -34,7 +34,24 @@ def test_verify(run: Callable[..., Outcome], dataset: Path) -> None:
     assert bad.code == 1
     first, last = bad.err.splitlines()
     assert "shards/000000.tar: sha256 is" in first
-    assert last.endswith("1 problems")
+    assert last.endswith("1 problem; `pipeline verify --fix` mends what it can")
+
+
+def test_verify_fix_restores_rows_and_has_damaged_tars_made_again(
+    run: Callable[..., Outcome], dataset: Path
+) -> None:
+    parquet, record = dataset / "shards/000000.parquet", dataset / "shards/000000_stats.json"
+    rows = parquet.read_bytes()
+    parquet.write_bytes(rows[:50])
+    assert "written anew out of the manifest" in run("verify", dataset, "--fix").err
+    assert parquet.read_bytes() == rows
+    assert run("verify", dataset).code == 0
+    tar = dataset / "shards/000000.tar"
+    content = bytearray(tar.read_bytes())
+    content[2000] ^= 1
+    tar.write_bytes(content)
+    assert "its record is removed" in run("verify", dataset, "--fix").err
+    assert not record.exists()
 
 
 def test_inspect(run: Callable[..., Outcome], dataset: Path) -> None:

@@ -55,7 +55,7 @@ def test_unlisted_and_renamed_videos_are_said(
     (source / "clip001.mp4").unlink()
     said = run("plan", *made).err
     assert "clip000 is now called zebra" in said
-    assert "1 videos are no longer listed and kept (--prune drops them): clip001" in said
+    assert "1 video no longer listed, kept (--prune drops them): clip001" in said
     assert run("run", "extract", *made, "--prune").code == 3
     assert [sample.key for sample in read_dataset(str(tmp_path / "d"))] == ["zebra"]
 
