@@ -70,5 +70,6 @@ def _command(path: str, seconds: float) -> list[str]:
         *[ffmpeg_binary(), "-nostdin", "-v", "error", "-threads", "1"],
         *[*safety, "-ss", f"{max(0.0, seconds):.3f}", "-i", filename],
         *["-map", "0:v:0", "-frames:v", "1", "-vf", scale],
-        *["-c:v", "mjpeg", "-q:v", "5", "-f", "image2pipe", "pipe:1"],
+        # mjpeg asks for full range by name before it knows of any frame
+        *["-c:v", "mjpeg", "-strict", "unofficial", "-q:v", "5", "-f", "image2pipe", "pipe:1"],
     ]

@@ -241,9 +241,16 @@ def test_many_videos_leave_nothing_open(media, h264, decode_all):
         decode_all(path, FRAMES, SoundView(16_000))
 
 
-def test_the_binary_of_the_wheel_serves_where_none_is_on_path(tmp_path):
+def test_the_binary_is_the_wheels_unless_another_is_named(tmp_path):
     code = "from extractors.ffmpeg import *; print(ffmpeg_binary(), ffmpeg_version())"
-    environment = {**os.environ, "PATH": str(tmp_path)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True,
-                            text=True, check=True)  # fmt: skip
-    assert "imageio_ffmpeg" in result.stdout
+
+    def used(**environment):
+        result = subprocess.run([sys.executable, "-c", code], env=os.environ | environment,
+                                capture_output=True, text=True, check=True)  # fmt: skip
+        return result.stdout
+
+    found = used(IMAGEIO_FFMPEG_EXE="")
+    assert "imageio_ffmpeg" in found
+    link = tmp_path / "my-ffmpeg"
+    link.symlink_to(found.split()[0])
+    assert used(IMAGEIO_FFMPEG_EXE=str(link)).startswith(str(link))

@@ -183,11 +183,11 @@ def video(media, h264):
      "CUDA_ERROR_UNKNOWN"),
 ], ids=["works", "does not know the codec", "silent", "breaks off", "complains"])  # fmt: skip
 def test_rows_are_the_same_whoever_decodes_and_who_did_is_said(
-    on_gpu, device, reason, binary, video, decode_all
+    on_gpu, device, reason, binary, video, decode_all, monkeypatch
 ):
     expected = decode_all(video, BARCODE, SOUND)
     calls = binary(fake(on_gpu))
-    command_module.scales_on_gpu.cache_clear()
+    monkeypatch.setattr(command_module, "scales_on_gpu", lambda: False)  # no CPU does that
     views, decoded = by_nvdec(video, [BARCODE, SOUND])
     assert "-hwaccel" in calls.read_text()
     assert decoded.device == device
