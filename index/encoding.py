@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.errors import UsageError, VideoError
-from extractors.text import TextEncoder, build_text_encoder
+from extractors.text import TextEncoder
 from index.clip_vectors import clip_vector
 from index.embeddings import (
     Embedder,
@@ -26,6 +26,7 @@ from index.queries import FILE_MODALITIES, Term, combine
 from index.search import SearchIndex, check_model
 from pipeline.config import ExtractConfig
 from pipeline.dataset import read_dataset_config
+from pipeline.query import open_text_encoder
 from pipeline.samples import VideoSample
 from pipeline.sources import SourceVideo, key_of
 from pipeline.worker import Worker
@@ -197,13 +198,8 @@ class QueryEncoder:
 
     def _text_encoder(self) -> TextEncoder:
         if self._text is None:
-            settings = self._settings().text
-            if settings is None:
-                raise UsageError("this dataset was extracted without text (extract.text is null)")
-            encoder = build_text_encoder(settings)
-            encoder.setup(self._device)
-            self._resources.callback(encoder.close)
-            self._text = encoder
+            encoder = open_text_encoder(self._settings(), self._device)
+            self._text = self._resources.enter_context(encoder)
         return self._text
 
     def _file_worker(self) -> Worker:
@@ -212,6 +208,12 @@ class QueryEncoder:
             settings = self._settings()
             tracks = read_tracks(self._model().run.config.sampling)
             wanted = {name: one for name, one in settings.wanted.items() if name in tracks}
+            if not wanted:
+                raise UsageError(
+                    f"{self._index.card.dataset} was imported without the extractors of its "
+                    "tracks, so no file can be held against it; search by text, or by a clip of "
+                    "its own"
+                )
             decode = settings.decode.model_copy(update=self._decode)
             without = {"speech": None, "text": None, "proxy": None}
             update = {**without, "extractors": wanted, "decode": decode}

@@ -1,26 +1,13 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from extractors.errors import UsageError, VideoError
+from extractors.errors import UsageError
 from pipeline.cli.options import load_config
 from pipeline.config import ExtractConfig
-from pipeline.query import embed_sentences, extract_file
+from pipeline.query import embed_sentences
 
 CPU = torch.device("cpu")
-
-
-def test_a_file_gives_the_tracks_of_a_dataset(clip: Path, config: ExtractConfig) -> None:
-    sample = extract_file(str(clip), config, CPU)
-    assert sample.key == "red"
-    assert set(sample.tracks) == {"colour", "audio"}
-
-
-def test_a_file_that_fails_raises_its_reason(config: ExtractConfig, tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="not_found"):
-        extract_file(str(tmp_path / "gone.mp4"), config, CPU)
 
 
 def test_sentences_that_mean_the_same_are_near() -> None:
