@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ijson
 
@@ -124,23 +124,28 @@ def _write_index(table: Path, index: Path) -> None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             database.execute("INSERT INTO table_file VALUES (?)", [digest])
             file.seek(0)
-            rows = _rows(file, str(table))
+            rows = _rows(file, f"speech.caption_table = {table}")
             database.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?)", rows)
             database.commit()
         os.replace(staged, index)
 
 
-def _rows(file: Any, table: str) -> Iterator[tuple[str, bytes]]:
+def _rows(file: IO[bytes], where: str) -> Iterator[tuple[str, bytes]]:
+    for video, value in stream_table(file, where):
+        yield video, zlib.compress(json.dumps(value, default=_number).encode(), level=1)
+
+
+def stream_table(file: IO[bytes], where: str) -> Iterator[tuple[str, Any]]:
+    """Each video's id and value in a table, from the start of a seekable file, one in memory at a
+    time. Raises UsageError, beginning with `where`, for what is no JSON object."""
     start = file.read(2**10).lstrip()[:1]
     file.seek(0)
     if start not in (b"{", b""):
-        raise UsageError(f"speech.caption_table = {table}: not a JSON object of videos")
+        raise UsageError(f"{where}: not a JSON object of videos")
     try:
-        for video, value in ijson.kvitems(file, "", use_float=True):
-            yield video, zlib.compress(json.dumps(value, default=_number).encode(), level=1)
+        yield from ijson.kvitems(file, "", use_float=True)
     except ijson.JSONError as err:
-        message = " ".join(str(err).split())
-        raise UsageError(f"speech.caption_table = {table}: not a JSON object: {message}") from err
+        raise UsageError(f"{where}: not a JSON object: {' '.join(str(err).split())}") from err
 
 
 def _number(value: object) -> float:

@@ -66,18 +66,6 @@ def samples(record: ShardRecord) -> Iterator[Sample]:
     yield "pipeline_shard_seconds", {}, took.total_seconds()
 
 
-def bottleneck(stage_seconds: Mapping[str, float]) -> tuple[str, float] | None:
-    """The stage that took most of the workers' time, and its share of all stages' (0 to 1).
-
-    None where no stage took any time.
-    """
-    total = sum(stage_seconds.values())
-    if total <= 0:
-        return None
-    stage = max(stage_seconds, key=lambda name: stage_seconds[name])
-    return stage, stage_seconds[stage] / total
-
-
 class MetricsFile:
     """The metrics of one run of this driver, in a file that is always whole."""
 

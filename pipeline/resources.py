@@ -1,4 +1,4 @@
-"""What one worker of extraction needs, as the sum over what its extractors say."""
+"""What one worker needs: of extraction, as the sum over what its extractors say."""
 
 from extractors.build import build_extractor
 from extractors.extractor import Resources
@@ -8,6 +8,9 @@ from pipeline.config import ExtractConfig
 
 PROCESS_MB = 500
 """Of a worker process before it loads a model."""
+TRAIN_CPUS = 4
+"""Cores that a worker of training asks for on a cluster that is not ours alone: the network's, and
+its reader's."""
 
 
 def worker_resources(config: ExtractConfig) -> Resources:

@@ -1,7 +1,7 @@
 """How far a dataset is: read from its plan, its records and its lease, from any machine."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -58,7 +58,8 @@ class Status:
     @property
     def bottleneck(self) -> str | None:
         """The stage that took most of the workers' time."""
-        return next(iter(self.stage_seconds), None)
+        found = bottleneck(self.stage_seconds)
+        return found[0] if found else None
 
     def as_json(self) -> dict[str, Any]:
         """For programs; `running` says whether the lease is of a run that is alive."""
@@ -95,6 +96,18 @@ def read_status(dataset: str, now: datetime | None = None) -> Status:
         rate=_rate(records, len(planned) - videos, now),
         lease=read_lease(dataset),
     )
+
+
+def bottleneck(stage_seconds: Mapping[str, float]) -> tuple[str, float] | None:
+    """The stage that took most of the workers' time, and its share of all stages' (0 to 1).
+
+    None where no stage took any time.
+    """
+    total = sum(stage_seconds.values())
+    if total <= 0:
+        return None
+    stage = max(stage_seconds, key=lambda name: stage_seconds[name])
+    return stage, stage_seconds[stage] / total
 
 
 def _planned_shards(dataset: str) -> pa.ChunkedArray:

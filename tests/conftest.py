@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.ffmpeg import ffmpeg_binary
+from tests.index.real_corpus import RealCorpus, make_corpus
 
 BARS = 16
 FRAME_RATE = 25  # 40 ms a frame: exact in the time base of every container used here
@@ -120,3 +121,9 @@ class Media:
 def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
     """The factory; what it makes lives as long as the session."""
     return Media(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> RealCorpus:
+    """Six small videos, extracted, trained on and indexed; tests leave it as it is."""
+    return make_corpus(tmp_path_factory.mktemp("real"))

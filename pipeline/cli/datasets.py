@@ -25,11 +25,9 @@ COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 weights_app = typer.Typer(no_args_is_help=True)
 
-DatasetArgument = Annotated[str, typer.Argument(help="Folder or URL of the dataset.")]
-
 
 def status(
-    dataset: DatasetArgument,
+    dataset: options.DatasetArgument,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -110,7 +108,7 @@ def _stage_rows(found: "Status") -> list[tuple[str, str]]:
 
 
 def verify(
-    dataset: DatasetArgument,
+    dataset: options.DatasetArgument,
     deep: Annotated[
         bool, typer.Option("--deep", help="Open every array, transcript and proxy too.")
     ] = False,
@@ -154,7 +152,7 @@ def verify(
 
 
 def doctor(
-    dataset: DatasetArgument,
+    dataset: options.DatasetArgument,
     fix: Annotated[bool, typer.Option("--fix", help="Do the repairs that are safe.")] = False,
     check_sources: Annotated[
         bool, typer.Option("--check-sources", help="Look for every planned video in its place.")

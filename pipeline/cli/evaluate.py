@@ -1,16 +1,15 @@
 """`pipeline evaluate`: what a run can do, as a table, as JSON, or in a file."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from extractors.errors import UsageError
 from pipeline.cli import evaluation_tables as tables
-from pipeline.cli import options, show
-from pipeline.cli.evaluation_tables import Columns, Rows
+from pipeline.cli import options
+from pipeline.cli.evaluation_tables import Facts, show_report
 
 if TYPE_CHECKING:
     from training.protocols.step_files import AnnotatedVideo
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Model = Annotated[str, typer.Option(help="The run that `run train` wrote.")]
 Split = Annotated[str, typer.Option(help="Split to evaluate; 'all' for every video.")]
 TrainSplit = Annotated[str, typer.Option(help="Split whose labels are known.")]
 TestSplit = Annotated[str, typer.Option(help="Split whose labels are asked for.")]
@@ -49,20 +47,19 @@ EncoderOf = Annotated[
     typer.Option("--dataset", help="The run's dataset, where it has moved: its text encoder."),
 ]
 Probs = Annotated[str | None, typer.Option(help="Folder for VIDEO.probs, log-softmax scores.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Output = Annotated[str | None, typer.Option("--output", help="File for the same JSON.")]
 
 
 @app.command()
 def retrieval(
     dataset: options.Dataset,
-    model: Model,
+    model: options.Model,
     split: Split = "test",
     pair: Pairs = None,
     complete: Complete = False,
     count_missing: CountMissing = False,
     window: Window = 10.0,
-    as_json: AsJson = False,
+    as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -70,31 +67,26 @@ def retrieval(
     """R@1/5/10 and median rank of pairs of modalities over a dataset's clips, beside chance."""
     from training.evaluation import DEFAULT_PAIRS, evaluate_retrieval
 
+    pairs, chosen = read_pairs(pair, DEFAULT_PAIRS), options.choose_device(device)
     rows = evaluate_retrieval(
-        model,
-        dataset,
-        _split(split),
-        read_pairs(pair, DEFAULT_PAIRS),
-        window,
-        options.choose_device(device),
-        complete,
-        count_missing,
+        model, dataset, _split(split), pairs, window, chosen, complete, count_missing
     )
-    facts = _facts("retrieval", model, dataset=dataset, split=split, window=window)
+    facts: Facts = {"dataset": dataset, "split": split, "window": window}
     facts |= {"complete": complete, "count_missing": count_missing}
-    report = facts | {"rows": [tables.retrieval_dict(row) for row in rows]}
+    facts |= {"rows": [tables.retrieval_dict(row) for row in rows]}
     title = f"Retrieval, split {split} (chance in brackets)"
-    _show(report, [(title, *tables.retrieval_table(rows))], as_json, output)
+    table = (title, *tables.retrieval_table(rows))
+    show_report("retrieval", model, facts, [table], as_json, output)
 
 
 @app.command()
 def clusters(
     dataset: options.Dataset,
-    model: Model,
+    model: options.Model,
     split: Split = "test",
     k: Annotated[int | None, typer.Option("-k", help="Clusters; by default the labels.")] = None,
     window: Window = 10.0,
-    as_json: AsJson = False,
+    as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -105,19 +97,20 @@ def clusters(
 
     chosen = options.choose_device(device)
     rows = evaluate_clusters(model, dataset, _split(split), k, window, device=chosen)
-    facts = _facts("clusters", model, dataset=dataset, split=split, window=window)
-    report = facts | {"rows": [asdict(row) for row in rows]}
-    _show(report, [(f"Clusters, split {split}", *tables.cluster_table(rows))], as_json, output)
+    facts: Facts = {"dataset": dataset, "split": split, "window": window}
+    facts |= {"rows": [asdict(row) for row in rows]}
+    table = (f"Clusters, split {split}", *tables.cluster_table(rows))
+    show_report("clusters", model, facts, [table], as_json, output)
 
 
 @app.command()
 def zero_shot(
     dataset: options.Dataset,
-    model: Model,
+    model: options.Model,
     split: Split = "test",
     target: Target = "video",
     window: Window = 10.0,
-    as_json: AsJson = False,
+    as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -127,21 +120,22 @@ def zero_shot(
 
     chosen = options.choose_device(device)
     found = evaluate_zero_shot(model, dataset, _split(split), target, window, chosen)
-    facts = _facts("zero-shot", model, dataset=dataset, split=split, target=target, window=window)
-    table = tables.recall_table({"names of labels": found}, "top-", "labels")
+    facts: Facts = {"dataset": dataset, "split": split, "target": target, "window": window}
+    facts |= {"rows": [asdict(found)]}
     title = f"Zero-shot classification, split {split} (chance in brackets)"
-    _show(facts | {"rows": [asdict(found)]}, [(title, *table)], as_json, output)
+    table = (title, *tables.recall_table({"names of labels": found}, "top-", "labels"))
+    show_report("zero-shot", model, facts, [table], as_json, output)
 
 
 @app.command()
 def neighbours(
     dataset: options.Dataset,
-    model: Model,
+    model: options.Model,
     train_split: TrainSplit = "train",
     test_split: TestSplit = "test",
     target: Target = "video+audio",
     window: Window = 10.0,
-    as_json: AsJson = False,
+    as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -152,23 +146,24 @@ def neighbours(
 
     chosen = options.choose_device(device)
     rows = evaluate_neighbours(model, dataset, train_split, test_split, target, window, chosen)
-    facts = _facts("neighbours", model, dataset=dataset, target=target, window=window)
+    facts: Facts = {"dataset": dataset, "target": target, "window": window}
     facts |= {"train_split": train_split, "test_split": test_split}
-    report = facts | {"rows": [asdict(row) for row in rows]}
+    facts |= {"rows": [asdict(row) for row in rows]}
     title = f"Nearest neighbours of {test_split} in {train_split} (chance in brackets)"
-    _show(report, [(title, *tables.neighbour_table(rows))], as_json, output)
+    table = (title, *tables.neighbour_table(rows))
+    show_report("neighbours", model, facts, [table], as_json, output)
 
 
 @app.command()
 def probe(
     dataset: options.Dataset,
-    model: Model,
+    model: options.Model,
     train_split: TrainSplit = "train",
     test_split: TestSplit = "test",
     target: Target = "video+audio",
     c: Annotated[float, typer.Option("--c", help="scikit-learn's C, inverse regularisation.")] = 1,
     window: Window = 10.0,
-    as_json: AsJson = False,
+    as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -181,17 +176,17 @@ def probe(
         raise UsageError(f"--c {c}: must be above 0")
     chosen = options.choose_device(device)
     rows = evaluate_probe(model, dataset, train_split, test_split, target, c, window, chosen)
-    facts = _facts("probe", model, dataset=dataset, target=target, window=window, c=c)
+    facts: Facts = {"dataset": dataset, "target": target, "window": window, "c": c}
     facts |= {"train_split": train_split, "test_split": test_split}
-    report = facts | {"rows": [asdict(row) for row in rows]}
-    title = f"Linear probes, {train_split} to {test_split}"
-    _show(report, [(title, *tables.probe_table(rows))], as_json, output)
+    facts |= {"rows": [asdict(row) for row in rows]}
+    table = (f"Linear probes, {train_split} to {test_split}", *tables.probe_table(rows))
+    show_report("probe", model, facts, [table], as_json, output)
 
 
 @app.command()
 def youcook2(
     data: Data,
-    model: Model,
+    model: options.Model,
     pair: Pairs = None,
     target: Target = "video+audio",
     trust_pickle: TrustPickle = False,
@@ -199,7 +194,7 @@ def youcook2(
     complete: Complete = False,
     count_missing: CountMissing = False,
     total: Total = None,
-    as_json: AsJson = False,
+    as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -208,38 +203,26 @@ def youcook2(
     five forms."""
     from training.protocols.caption_retrieval import PAIRS, evaluate_youcook2
 
-    found = evaluate_youcook2(
-        model,
-        data,
-        trust_pickle,
-        read_pairs(pair, PAIRS),
-        target,
-        dataset,
-        options.choose_device(device),
-        complete,
-        count_missing,
-        total,
-    )
-    facts = _facts("youcook2", model, data=data, target=target, complete=complete)
-    _show(
-        facts | tables.caption_dict(found),
-        tables.caption_tables("YouCook2", found),
-        as_json,
-        output,
-    )
+    pairs, chosen = read_pairs(pair, PAIRS), options.choose_device(device)
+    counting = (complete, count_missing, total)
+    found = evaluate_youcook2(model, data, trust_pickle, pairs, target, dataset, chosen, *counting)
+    facts: Facts = {"data": data, "target": target, "complete": complete}
+    facts |= tables.caption_dict(found)
+    shown = tables.caption_tables("YouCook2", found)
+    show_report("youcook2", model, facts, shown, as_json, output)
 
 
 @app.command()
 def msrvtt(
     data: Data,
-    model: Model,
+    model: options.Model,
     pair: Pairs = None,
     trust_pickle: TrustPickle = False,
     dataset: EncoderOf = None,
     complete: Complete = False,
     count_missing: CountMissing = False,
     total: Total = None,
-    as_json: AsJson = False,
+    as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -247,32 +230,23 @@ def msrvtt(
     """Zero-shot retrieval on MSR-VTT's test clips (officially --complete --total 1000)."""
     from training.protocols.caption_retrieval import PAIRS, evaluate_msrvtt
 
-    found = evaluate_msrvtt(
-        model,
-        data,
-        trust_pickle,
-        read_pairs(pair, PAIRS),
-        dataset,
-        options.choose_device(device),
-        complete,
-        count_missing,
-        total,
-    )
-    facts = _facts("msrvtt", model, data=data, complete=complete)
-    _show(
-        facts | tables.caption_dict(found), tables.caption_tables("MSR-VTT", found), as_json, output
-    )
+    pairs, chosen = read_pairs(pair, PAIRS), options.choose_device(device)
+    counting = (complete, count_missing, total)
+    found = evaluate_msrvtt(model, data, trust_pickle, pairs, dataset, chosen, *counting)
+    facts: Facts = {"data": data, "complete": complete} | tables.caption_dict(found)
+    shown = tables.caption_tables("MSR-VTT", found)
+    show_report("msrvtt", model, facts, shown, as_json, output)
 
 
 @app.command()
 def crosstask(
     dataset: options.Dataset,
-    model: Model,
+    model: options.Model,
     annotations: Annotated[str, typer.Option(help="Folder of TASK_VIDEO.csv or .npy.")],
     tasks: Annotated[str, typer.Option(help="tasks_primary.txt, or a JSON of step lists.")],
     target: Target = "video+audio",
     probs: Probs = None,
-    as_json: AsJson = False,
+    as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -282,20 +256,19 @@ def crosstask(
     from training.protocols.step_files import read_crosstask
     from training.protocols.step_scores import ScoringConfig
 
-    videos = read_crosstask(annotations, tasks)
-    scoring = ScoringConfig(target=target)
+    videos, scoring = read_crosstask(annotations, tasks), ScoringConfig(target=target)
     _localise("CrossTask", dataset, model, videos, scoring, probs, as_json, output, device)
 
 
 @app.command()
 def miningyoutube(
     dataset: options.Dataset,
-    model: Model,
+    model: options.Model,
     labels: Annotated[str, typer.Option(help="Folder of VIDEO.npy, (seconds, steps).")],
     steps: Annotated[str, typer.Option(help="JSON of the list of steps of each video.")],
     target: Target = "video+audio",
     probs: Probs = None,
-    as_json: AsJson = False,
+    as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -339,45 +312,13 @@ def _localise(
 
     chosen = options.choose_device(device)
     found = evaluate_localisation(model, dataset, videos, scoring, probs, chosen)
-    facts = _facts(name.lower(), model, dataset=dataset, **asdict(scoring))
+    facts = {"dataset": dataset} | asdict(scoring) | asdict(found)
     title = (
         f"{name}: {found.steps} steps in {found.videos} videos ({found.absent} not in the "
         f"dataset, {found.too_short} shorter than their steps)"
     )
     table = (title, *tables.localisation_table(found))
-    _show(facts | asdict(found), [table], as_json, output)
-
-
-def _show(
-    report: dict[str, Any],
-    shown: Sequence[tuple[str, Columns, Rows]],
-    as_json: bool,
-    output: str | None,
-) -> None:
-    """Tables or JSON on standard output; the JSON in a file too where one is named."""
-    if output is not None:
-        from pipeline import storage
-
-        storage.publish_json(output, report)
-    if as_json:
-        show.out.print_json(json.dumps(report))
-        return
-    for title, columns, rows in shown:
-        show.table(title, columns, rows)
-
-
-def _facts(evaluation: str, model: str, **settings: Any) -> dict[str, Any]:
-    """What a report begins with: what was measured, of which checkpoint, how."""
-    from training.checkpoints import code_version, read_card
-
-    card = read_card(model) or {}
-    return {
-        "evaluation": evaluation,
-        "model": model,
-        "checkpoint": card.get("checkpoint"),
-        "code_version": code_version(),
-        **settings,
-    }
+    show_report(name.lower(), model, facts, [table], as_json, output)
 
 
 def _split(name: str) -> str | None:

@@ -1,8 +1,11 @@
-"""What `pipeline evaluate` shows of its measurements: columns and rows, in per cent."""
+"""What `pipeline evaluate` shows of its measurements: tables in per cent, and the same as JSON."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from pipeline.cli import show
 
 if TYPE_CHECKING:
     from training.classification import NeighbourRow, ProbeRow
@@ -13,6 +16,33 @@ if TYPE_CHECKING:
 
 Columns = tuple[str, ...]
 Rows = list[tuple[Any, ...]]
+Facts = dict[str, Any]
+"""Settings and results of an evaluation, as JSON has them."""
+
+
+def show_report(
+    evaluation: str,
+    model: str,
+    facts: Mapping[str, Any],
+    tables: Sequence[tuple[str, Columns, Rows]],
+    as_json: bool,
+    output: str | None,
+) -> None:
+    """Tables (title, columns, rows) or JSON on standard output; the JSON in a file too where one
+    is named. It begins with what was measured, and of which checkpoint."""
+    from pipeline import storage
+    from training.checkpoints import code_version, read_card
+
+    checkpoint = (read_card(model) or {}).get("checkpoint")
+    report = {"evaluation": evaluation, "model": model, "checkpoint": checkpoint}
+    report |= {"code_version": code_version(), **facts}
+    if output is not None:
+        storage.publish_json(output, report)
+    if as_json:
+        show.out.print_json(json.dumps(report))
+        return
+    for title, columns, rows in tables:
+        show.table(title, columns, rows)
 
 
 def retrieval_dict(row: "RetrievalRow") -> dict[str, Any]:

@@ -177,7 +177,7 @@ class _Meter:
 
 
 def _print_extracted(output: str, meter: _Meter) -> None:
-    from pipeline.metrics import bottleneck
+    from pipeline.status import bottleneck
 
     records = meter.all_records
     reasons = Counter[str]()

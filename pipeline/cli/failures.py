@@ -12,7 +12,7 @@ MOST_LISTED = 20
 
 
 def errors(
-    dataset: Annotated[str, typer.Argument(help="Folder or URL of the dataset.")],
+    dataset: options.DatasetArgument,
     by: Annotated[
         str, typer.Option(help="Count by: reason, stage, extractor, split or shard.")
     ] = "reason",

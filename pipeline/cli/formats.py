@@ -2,14 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from extractors.errors import UsageError
-from pipeline.cli import options, show
+from pipeline.cli import options, run, show
 
-FAILED_VIDEOS = 3
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.formats.importing import ImportPlan
+    from pipeline.shards import ShardRecord
 
 FormatOption = Annotated[
     str, typer.Option("--format", help="howto100m, mcn-pickle, video-features, parquet or npy.")
@@ -25,7 +29,7 @@ Tracks = Annotated[
 
 
 def export(
-    dataset: Annotated[str, typer.Argument(help="Folder or URL of the dataset.")],
+    dataset: options.DatasetArgument,
     output: Annotated[str, typer.Argument(help="Folder or URL that is written.")],
     fmt: FormatOption,
     track: Tracks = None,
@@ -111,7 +115,7 @@ def import_features(
     """
     from pipeline.formats.choice import Reading, check_format, open_source
     from pipeline.formats.imported_card import ImportOptions
-    from pipeline.formats.importing import plan_import, run_import
+    from pipeline.formats.importing import plan_import
 
     settings = options.load_config(preset, config, sets).extract
     chosen, on_device = check_format(fmt), options.choose_device(device)
@@ -133,21 +137,35 @@ def import_features(
         features=features,
     )
     with open_source(chosen, source, reading) as opened:
-        plan = plan_import(opened, output, made_with)
-        done = sum(record.count for record in plan.done)
-        if plan.done:
-            show.note(f"{output}: {len(plan.done)} shards ({done} videos) are there and kept")
-        total = done + sum(len(job.videos) for job in plan.jobs)
-        failed = 0
-        with show.progress("import", total, "videos") as bar:
-            bar.advance(done, "")
+        records = _run_import(plan_import(opened, output, made_with), on_device)
+    failed = _show_imported(f"Imported to {output} from {chosen}", records)
+    if failed:
+        show.note(f"{failed} videos failed: `pipeline status {output}` lists them")
+    raise typer.Exit(run.FAILED_VIDEOS if failed else 0)
 
-            def on_video(has_failed: bool) -> None:
-                nonlocal failed
-                failed += has_failed
-                bar.advance(1, f"{failed} failed")
 
-            records = run_import(plan, on_device, on_video)
+def _run_import(plan: "ImportPlan", device: "torch.device") -> "list[ShardRecord]":
+    """Makes the plan's shards under a progress bar; gives the records of the whole dataset."""
+    from pipeline.formats.importing import run_import
+
+    done = sum(record.count for record in plan.done)
+    if plan.done:
+        show.note(f"{plan.dataset}: {len(plan.done)} shards ({done} videos) are there and kept")
+    total = done + sum(len(job.videos) for job in plan.jobs)
+    failed = 0
+    with show.progress("import", total, "videos") as bar:
+        bar.advance(done, "")
+
+        def on_video(has_failed: bool) -> None:
+            nonlocal failed
+            failed += has_failed
+            bar.advance(1, f"{failed} failed")
+
+        return run_import(plan, device, on_video)
+
+
+def _show_imported(title: str, records: "Sequence[ShardRecord]") -> int:
+    """A table of what the dataset holds; gives the number of failed videos."""
     reasons = Counter[str]()
     for record in records:
         reasons.update(record.reasons)
@@ -156,10 +174,8 @@ def import_features(
         ("videos", sum(record.count for record in records)),
         *((f"failed: {reason}", count) for reason, count in sorted(reasons.items())),
     ]
-    show.table(f"Imported to {output} from {chosen}", ("what", "number"), rows)
-    if reasons:
-        show.note(f"{reasons.total()} videos failed: `pipeline status {output}` lists them")
-    raise typer.Exit(FAILED_VIDEOS if reasons else 0)
+    show.table(title, ("what", "number"), rows)
+    return reasons.total()
 
 
 def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:

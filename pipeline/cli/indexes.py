@@ -4,17 +4,15 @@ from typing import Annotated
 
 import typer
 
-from extractors.errors import AbortError, UsageError
+from extractors.errors import AbortError
 from pipeline.cli import options, show
 
 app = typer.Typer(no_args_is_help=True)
 
-Index = Annotated[str, typer.Argument(help="The index that `run index` wrote.")]
-
 
 @app.command()
 def append(
-    index: Index,
+    index: options.IndexArgument,
     compact: Annotated[
         bool, typer.Option("--compact", help="Build it anew without the vectors that are masked.")
     ] = False,
@@ -27,9 +25,7 @@ def append(
     from index.append import append_index
     from index.build import BuildProgress
 
-    if executor not in ("local", "ray"):
-        raise UsageError(f"--executor {executor}: allowed are local and ray")
-    chosen = options.choose_device(device)
+    execute_on, chosen = options.check_executor(executor), options.choose_device(device)
     with show.progress("append", 1, "shards") as bar:
 
         def on_progress(state: BuildProgress) -> None:
@@ -39,7 +35,7 @@ def append(
             index,
             chosen,
             on_progress,
-            executor="ray" if executor == "ray" else "local",
+            executor=execute_on,
             num_workers=workers,
             compact=compact,
         )
@@ -53,7 +49,7 @@ def append(
 
 
 @app.command()
-def verify(index: Index, debug: options.Debug = False) -> None:
+def verify(index: options.IndexArgument, debug: options.Debug = False) -> None:
     """Compares ids, embeddings, shards and card, searches a sample; exit code 1 if any differ."""
     from index.verify import verify_index
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pipeline.cli.config import PipelineConfig
 
 Dataset = Annotated[str, typer.Option(help="Folder or URL of the dataset.")]
+DatasetArgument = Annotated[str, typer.Argument(help="Folder or URL of the dataset.")]
+IndexArgument = Annotated[str, typer.Argument(help="The index that `run index` wrote.")]
+Model = Annotated[str, typer.Option(help="The run that `run train` wrote.")]
 ExecutorOption = Annotated[str, typer.Option("--executor", help="local or ray.")]
 Workers = Annotated[int, typer.Option(help="Worker processes, or actors of Ray.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -39,7 +42,7 @@ Where = Annotated[
     list[str] | None,
     typer.Option("--where", help="A condition, as in reason=timeout or key!=test_*. May repeat."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Preset = Annotated[str, typer.Option(help="embedded, reference or mcn_official.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file over the preset.", dir_okay=False)

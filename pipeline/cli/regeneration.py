@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 MOST_REASONS = 30
 
-DatasetArgument = Annotated[str, typer.Argument(help="Folder or URL of the dataset.")]
-
 
 def plan(
     output: run.Output,
@@ -102,7 +100,7 @@ def _print_costs(costs: "list[StageCost]") -> None:
 
 
 def retry(
-    dataset: DatasetArgument,
+    dataset: options.DatasetArgument,
     where: options.Where = None,
     take_over: options.TakeOver = False,
     metrics_file: options.MetricsFile = None,
@@ -126,7 +124,7 @@ def retry(
 
 
 def quarantine(
-    dataset: DatasetArgument,
+    dataset: options.DatasetArgument,
     keys: Annotated[list[str] | None, typer.Argument(help="Keys of videos.")] = None,
     where: options.Where = None,
     why: Annotated[str, typer.Option(help="Kept beside the keys.")] = "",

@@ -8,17 +8,12 @@ from extractors.errors import UsageError
 from pipeline.cli import options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from extractors.extractor import Resources
     from pipeline.cli.config import PipelineConfig
-    from pipeline.render import Command
 
 app = typer.Typer(no_args_is_help=True)
 
 MOUNTED_CONFIG = "/etc/pipeline/config.yaml"
-TRAIN_CPUS = 4.0
-"""Cores that a worker of training asks for on a cluster (training.run_ray.CLUSTER_CPUS)."""
 NEEDED = {
     "extract": ("--input", "--output"),
     "train": ("--dataset", "--output"),
@@ -65,7 +60,7 @@ def rayjob(
     debug: options.Debug = False,
 ) -> None:
     """A KubeRay RayJob that runs a stage: to be piped to `kubectl apply -f -`."""
-    from pipeline.render import RayJob, pods, render_rayjob
+    from pipeline.render import Command, RayJob, pods, render_rayjob
 
     places = {"--input": source, "--dataset": dataset, "--model": model, "--output": output}
     settings = options.load_config(preset, config, sets)
@@ -73,11 +68,12 @@ def rayjob(
     # a new attempt has a new cluster, and the lease of the one before may still look alive
     arguments += ("--take-over",) if stage == "extract" else ()
     arguments += _settings(preset, MOUNTED_CONFIG if config else None, sets)
+    needs = _needs(stage, settings, worker_memory_mb)
     job = RayJob(
         name=name or f"pipeline-{stage}",
         image=image,
-        command=_command(stage, arguments),
-        machines=pods(_needs(stage, settings, worker_memory_mb), workers, cuda=device == "cuda"),
+        command=Command(stage, arguments),
+        machines=pods(needs, workers, cuda=device == "cuda"),
         config=config.read_text(encoding="utf-8") if config else "",
         secret=credentials,
         endpoint=endpoint,
@@ -93,7 +89,9 @@ def sbatch(
     dataset: Dataset = None,
     model: Model = None,
     output: Output = None,
-    nodes: Annotated[int, typer.Option(help="Machines of the allocation.", min=1)] = 1,
+    num_nodes: Annotated[
+        int, typer.Option("--nodes", help="Machines of the allocation.", min=1)
+    ] = 1,
     workers: options.Workers = 1,
     device: Device = "cuda",
     worker_memory_mb: MemoryMb = 8000,
@@ -110,22 +108,22 @@ def sbatch(
     debug: options.Debug = False,
 ) -> None:
     """An sbatch script that runs a stage on a Ray cluster of its own allocation."""
-    from pipeline import render
+    from pipeline.render import Command, SlurmJob, nodes, render_sbatch
 
     places = {"--input": source, "--dataset": dataset, "--model": model, "--output": output}
     settings = options.load_config(preset, config, sets)
     arguments = _arguments(stage, places, workers, device)
-    arguments += _settings(preset, _absolute(config) if config else None, sets)
+    arguments += _settings(preset, str(config.resolve()) if config else None, sets)
     needs = _needs(stage, settings, worker_memory_mb)
-    job = render.SlurmJob(
+    job = SlurmJob(
         name=name or f"pipeline-{stage}",
-        command=_command(stage, arguments),
-        machines=render.nodes(needs, workers, nodes, cuda=device == "cuda"),
+        command=Command(stage, arguments),
+        machines=nodes(needs, workers, num_nodes, cuda=device == "cuda"),
         time=time,
         partition=partition,
         setup=tuple(setup or ()),
     )
-    typer.echo(render.render_sbatch(job), nl=False)
+    typer.echo(render_sbatch(job), nl=False)
 
 
 def _arguments(
@@ -156,22 +154,12 @@ def _settings(preset: str, config: str | None, sets: list[str] | None) -> tuple[
     return ("--preset", preset, *file, *chosen)
 
 
-def _command(stage: str, arguments: tuple[str, ...]) -> "Command":
-    from pipeline.render import Command
-
-    return Command(stage, arguments)
-
-
 def _needs(stage: str, settings: "PipelineConfig", memory_mb: int) -> "Resources":
     """Of one worker. Only extractors know their memory."""
     from extractors.extractor import Resources
-    from pipeline.resources import worker_resources
+    from pipeline.resources import TRAIN_CPUS, worker_resources
 
     if stage == "extract":
         return worker_resources(settings.extract)
-    cpus = TRAIN_CPUS if stage == "train" else float(settings.index.threads)
+    cpus = TRAIN_CPUS if stage == "train" else settings.index.threads
     return Resources(cpus=cpus, gpus=1.0, memory_mb=memory_mb)
-
-
-def _absolute(config: "Path") -> str:
-    return str(config.resolve())

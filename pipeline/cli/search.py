@@ -21,7 +21,7 @@ KIND_HELP = "A text, or text:…, audio:FILE, video:FILE, video@12.5:FILE, media
 
 
 def search(
-    index: Annotated[str, typer.Argument(help="The index that `run index` wrote.")],
+    index: options.IndexArgument,
     text: Annotated[str | None, typer.Option(help="Words to look for.")] = None,
     audio: Annotated[str | None, typer.Option(help="A file, by its sound.")] = None,
     video: Annotated[str | None, typer.Option(help="A file, by its picture.")] = None,
@@ -52,7 +52,7 @@ def search(
     merge: Annotated[
         bool, typer.Option("--merge", help="Join overlapping results of one video.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: options.Json = False,
     queries: Annotated[
         str | None, typer.Option(help="A csv, parquet or jsonl of queries, one a row.")
     ] = None,

@@ -8,9 +8,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import ijson
 import numpy as np
 
+from extractors.caption_tables import stream_table
 from extractors.captions import SUFFIXES, read_captions
 from extractors.errors import Reason, UsageError, VideoError
 from extractors.tracks import Segment
@@ -113,11 +113,9 @@ def _pickled(url: str, trust_pickle: bool) -> Iterator[tuple[str, Any]]:
 def _streamed(url: str) -> Iterator[tuple[str, Any]]:
     try:
         with storage.open_binary(url) as file:
-            yield from ijson.kvitems(file, "", use_float=True)
+            yield from stream_table(file, url)
     except FileNotFoundError as err:
         raise UsageError(f"{url}: no such file") from err
-    except ijson.JSONError as err:
-        raise UsageError(f"{url}: cannot be read as JSON: {err}") from err
 
 
 def _plain(value: Any) -> Any:

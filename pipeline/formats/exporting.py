@@ -7,7 +7,7 @@ OUTPUT/.export/finished.json the same of the files that span all shards
 
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -31,8 +31,13 @@ class Exporter(Protocol):
     """One format, set up: a frozen dataclass, whose fields decide what is written."""
 
     @property
-    def needs(self) -> set[str]:
-        """Tracks of ours that are read."""
+    def tracks(self) -> Mapping[str, str]:
+        """The format's names, to the tracks of ours that are written as these."""
+        ...
+
+    @property
+    def with_text(self) -> bool:
+        """Whether the vectors of transcripts are written too."""
         ...
 
     @property
@@ -128,7 +133,8 @@ def _counted(
     done: int,
     total: int,
 ) -> Iterator[VideoSample]:
-    for count, sample in enumerate(read_shard(dataset, record.number, exporter.needs), start=1):
+    needed = {*exporter.tracks.values(), *(["text"] if exporter.with_text else [])}
+    for count, sample in enumerate(read_shard(dataset, record.number, needed), start=1):
         yield sample
         on_video(done + count, total)
 

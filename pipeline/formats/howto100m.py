@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from extractors.errors import UsageError
 from extractors.tracks import Track
 from pipeline import storage
@@ -34,6 +32,8 @@ from pipeline.formats.layout import (
     check_track,
     key_for,
     publish,
+    read_column,
+    rows_of,
     source_path,
     to_track,
 )
@@ -51,12 +51,8 @@ class HowTo100MExport:
 
     tracks: Mapping[str, str]
     """2d, 3d, audio: which track each is."""
+    with_text = False
     one_file = False
-
-    @property
-    def needs(self) -> set[str]:
-        """All that is written."""
-        return set(self.tracks.values())
 
     def check(self, tracks: dict[str, Any]) -> None:
         """MCN cuts clips by fixed rates, and its sound network takes 40 bands."""
@@ -75,8 +71,7 @@ class HowTo100MExport:
                 suffix, key = FILES[name]
                 array = rows_of(sample, track)
                 content = npz_bytes(key, array.T if name == "audio" else array)
-                file, size = publish(output, f"{path}/{sample.key}_{suffix}.npz", content)
-                files[file] = size
+                files |= publish(output, f"{path}/{sample.key}_{suffix}.npz", content)
             entries.append({"path": path} | caption_lists(sample.segments))
         return files, entries
 
@@ -88,8 +83,7 @@ class HowTo100MExport:
         silent = [entry["path"] for entry in entries() if not entry["text"]]
         files = Files()
         for name, paths in zip(LISTS, (spoken, silent), strict=True):
-            file, size = publish(output, name, _csv(paths))
-            files[file] = size
+            files |= publish(output, name, _csv(paths))
 
         def captions() -> Iterator[tuple[str, Any]]:
             for entry in entries():
@@ -101,13 +95,6 @@ class HowTo100MExport:
                 write(temporary, captions())
                 files[name] = temporary.stat().st_size
         return files
-
-
-def rows_of(sample: VideoSample, track: str) -> Any:
-    """(T, D) float16; no rows where the video has no such track."""
-    if track in sample.tracks:
-        return sample.tracks[track].rows.astype(np.float16)
-    return np.zeros((0, sample.meta["tracks"].get(track, {}).get("dim", 0)), np.float16)
 
 
 def write_json(path: Path, items: Iterable[tuple[str, Any]]) -> None:
@@ -138,22 +125,6 @@ def list_videos(source: str, list_url: str | None) -> list[SourceVideo]:
     if not urls:
         raise UsageError(f"{source}: has no {LISTS[0]}; give the list of videos with --list")
     return [_video(source, path) for url in urls for path in read_column(url, "path")]
-
-
-def read_column(url: str, column: str) -> Iterator[str]:
-    """A column of a csv, streamed. Raises UsageError: no such file or column, not UTF-8."""
-    try:
-        with storage.open_binary(url) as binary:
-            text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
-            rows = csv.DictReader(text)
-            if column not in (rows.fieldnames or ()):
-                there = ", ".join(rows.fieldnames or ()) or "none"
-                raise UsageError(f"{url}: needs a column {column!r}, has: {there}")
-            yield from (row[column] for row in rows if row[column])
-    except FileNotFoundError as err:
-        raise UsageError(f"{url}: no such file") from err
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise UsageError(f"{url}: not a csv: {err}") from err
 
 
 def _video(source: str, path: str) -> SourceVideo:

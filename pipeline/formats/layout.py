@@ -1,7 +1,9 @@
-"""What the formats share: which of their names is which track, and what an import reads."""
+"""What the formats share: their names of our tracks, what an export writes, an import reads."""
 
+import csv
+import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from extractors.errors import Reason, UsageError, VideoError
 from extractors.tracks import Segment, Track
 from pipeline import storage
+from pipeline.samples import VideoSample
 from pipeline.sources import KEY, SourceVideo, key_of
 
 Format = Literal["howto100m", "mcn-pickle", "video-features", "parquet", "npy"]
@@ -168,7 +171,30 @@ def source_path(key: str, path: str) -> str:
     return stem if safe and stem.rpartition("/")[2] == key else key
 
 
-def publish(output: str, name: str, content: bytes) -> tuple[str, int]:
-    """Publishes one file of an export; gives its name and size."""
+def rows_of(sample: VideoSample, track: str) -> Any:
+    """(T, D) float16; no rows where the video has no such track."""
+    if track in sample.tracks:
+        return sample.tracks[track].rows.astype(np.float16)
+    return np.zeros((0, sample.meta["tracks"].get(track, {}).get("dim", 0)), np.float16)
+
+
+def publish(output: str, name: str, content: bytes) -> dict[str, int]:
+    """Publishes one file of an export; gives its name and size in bytes."""
     storage.publish_bytes(storage.join(output, name), content)
-    return name, len(content)
+    return {name: len(content)}
+
+
+def read_column(url: str, column: str) -> Iterator[str]:
+    """A column of a csv, streamed. Raises UsageError: no such file or column, not UTF-8."""
+    try:
+        with storage.open_binary(url) as binary:
+            text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+            rows = csv.DictReader(text)
+            if column not in (rows.fieldnames or ()):
+                there = ", ".join(rows.fieldnames or ()) or "none"
+                raise UsageError(f"{url}: needs a column {column!r}, has: {there}")
+            yield from (row[column] for row in rows if row[column])
+    except FileNotFoundError as err:
+        raise UsageError(f"{url}: no such file") from err
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise UsageError(f"{url}: not a csv: {err}") from err

@@ -24,7 +24,6 @@ from extractors.tracks import Segment, Track
 from pipeline import storage
 from pipeline.formats import pickles
 from pipeline.formats.exporting import Entry, Files, part_url
-from pipeline.formats.howto100m import rows_of
 from pipeline.formats.layout import (
     BANDS,
     HOWTO100M_TIMING,
@@ -35,6 +34,7 @@ from pipeline.formats.layout import (
     check_track,
     end_of,
     key_for,
+    rows_of,
     to_track,
 )
 from pipeline.restricted_pickle import read_pickle
@@ -55,12 +55,8 @@ class McnPickleExport:
 
     tracks: Mapping[str, str]
     items: Items
+    with_text = False
     one_file = True
-
-    @property
-    def needs(self) -> set[str]:
-        """All that is written."""
-        return set(self.tracks.values())
 
     def check(self, tracks: dict[str, Any]) -> None:
         """MCN's sound network takes 40 bands of 100 frames a second."""

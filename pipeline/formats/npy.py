@@ -23,8 +23,16 @@ from pipeline.formats import metadata
 from pipeline.formats.arrays import npy_bytes, read_npy
 from pipeline.formats.captions import Lookup
 from pipeline.formats.exporting import Entry, Files
-from pipeline.formats.howto100m import read_column, rows_of
-from pipeline.formats.layout import Features, Timing, broken, check_track, publish, to_track
+from pipeline.formats.layout import (
+    Features,
+    Timing,
+    broken,
+    check_track,
+    publish,
+    read_column,
+    rows_of,
+    to_track,
+)
 from pipeline.samples import VideoSample
 from pipeline.sources import SourceVideo
 
@@ -38,12 +46,8 @@ class NpyExport:
 
     tracks: Mapping[str, str]
     """Folder to track."""
+    with_text = True
     one_file = False
-
-    @property
-    def needs(self) -> set[str]:
-        """All that is written."""
-        return {*self.tracks.values(), "text"}
 
     def check(self, tracks: dict[str, Any]) -> None:
         """Any shape will do."""
@@ -60,8 +64,7 @@ class NpyExport:
             if sample.text is not None:
                 arrays["text"] = sample.text
             for name, array in arrays.items():
-                file, size = publish(output, f"{name}/{sample.key}.npy", npy_bytes(array))
-                files[file] = size
+                files |= publish(output, f"{name}/{sample.key}.npy", npy_bytes(array))
             entries.append(metadata.row(sample, self.tracks))
         return files, entries
 

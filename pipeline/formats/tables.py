@@ -36,12 +36,8 @@ class ParquetExport:
 
     tracks: Mapping[str, str]
     """Column to track."""
+    with_text = True
     one_file = False
-
-    @property
-    def needs(self) -> set[str]:
-        """All that is written."""
-        return {*self.tracks.values(), "text"}
 
     def check(self, tracks: dict[str, Any]) -> None:
         """Any shape will do, and a column has one name."""

@@ -21,7 +21,6 @@ from pipeline import storage
 from pipeline.formats.arrays import npy_bytes, read_npy
 from pipeline.formats.captions import Lookup
 from pipeline.formats.exporting import Entry, Files
-from pipeline.formats.howto100m import rows_of
 from pipeline.formats.layout import (
     Features,
     Timing,
@@ -29,6 +28,7 @@ from pipeline.formats.layout import (
     check_track,
     key_for,
     publish,
+    rows_of,
     to_track,
 )
 from pipeline.samples import VideoSample
@@ -48,12 +48,8 @@ class VideoFeaturesExport:
 
     tracks: Mapping[str, str]
     """Feature to track."""
+    with_text = False
     one_file = False
-
-    @property
-    def needs(self) -> set[str]:
-        """All that is written."""
-        return set(self.tracks.values())
 
     def check(self, tracks: dict[str, Any]) -> None:
         """Any shape will do."""
@@ -73,8 +69,7 @@ class VideoFeaturesExport:
                 arrays = {feature: rows, "timestamps_ms": times, "fps": fps}
                 for suffix, array in arrays.items():
                     name = f"{feature}/{sample.key}_{suffix}.npy"
-                    file, size = publish(output, name, npy_bytes(array))
-                    files[file] = size
+                    files |= publish(output, name, npy_bytes(array))
         return files, []
 
     def finish(

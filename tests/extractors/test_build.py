@@ -22,6 +22,8 @@ from extractors.config import (
     OnnxAudioConfig,
     PluginConfig,
     ShotsConfig,
+    XdcAudioConfig,
+    XdcVideoConfig,
 )
 from extractors.errors import AbortError
 from extractors.views import FrameView
@@ -29,6 +31,7 @@ from extractors.windows import Window
 from tests.extractors.test_audio_model import ast, wav2vec2
 from tests.extractors.test_onnx_audio import sound_graph
 from tests.extractors.test_resnext_3d import random_state
+from tests.extractors.test_xdc_model import write_encoders
 
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")
 CPU = torch.device("cpu")
@@ -52,6 +55,7 @@ def configs(tmp_path_factory):
         model, features = build()
         model.save_pretrained(folder / build.__name__)
         features.save_pretrained(folder / build.__name__)
+    write_encoders(folder)
     graph = sound_graph(folder / "tagger.onnx", ["batch", None])
     image = {"model": "resnet18", "weights": str(folder / "resnet18.pth"), "size": 64}
     action = {"model": "mc3_18", "weights": str(folder / "mc3_18.pth"), "size": 32, "window": 4}
@@ -68,16 +72,19 @@ def configs(tmp_path_factory):
         "onnx_audio": OnnxAudioConfig(weights=graph, output="embedding"),
         "audio_model": AudioModelConfig(weights=str(folder / "wav2vec2"), window=1.0),
         "audio_model ast": AudioModelConfig(weights=str(folder / "ast"), window=1.0),
+        "xdc_video": XdcVideoConfig(run=str(folder)),
+        "xdc_audio": XdcAudioConfig(run=str(folder), hop=0.8),
         "mean_colour": MeanColourConfig(),
         "plugin": PluginConfig(name="own", settings={"config": MeanColourConfig()}),
     }
 
 
 NAMES = ("image", "image whole", "action", "action resnext", "motion", "shots", "log_mel",
-         "log_mel xdc", "onnx_audio", "audio_model", "audio_model ast", "mean_colour",
-         "plugin")  # fmt: skip
+         "log_mel xdc", "onnx_audio", "audio_model", "audio_model ast", "xdc_video",
+         "xdc_audio", "mean_colour", "plugin")  # fmt: skip
 SLOW = ("shots", "action resnext")  # billions of multiply-adds, or 190 MB of weights
-WITH_PRECISION = [name for name in NAMES if name.split()[0] in ("image", "action", "audio_model")]
+PRECISE = ("image", "action", "audio_model", "xdc_video", "xdc_audio")
+WITH_PRECISION = [name for name in NAMES if name.split()[0] in PRECISE]
 
 
 @pytest.fixture

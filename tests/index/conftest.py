@@ -26,7 +26,6 @@ from index.embedding_shards import (
 )
 from pipeline import storage
 from pipeline.shards import FORMAT_VERSION, ShardRecord, shard_url
-from tests.index.real_corpus import RealCorpus, make_corpus
 
 DIM = 16
 CLIPS = 12
@@ -158,12 +157,6 @@ def build_from(tmp_path: Path) -> Callable[..., str]:
         return made.output
 
     return build
-
-
-@pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory) -> RealCorpus:
-    """Six small videos, extracted, trained on and indexed."""
-    return make_corpus(tmp_path_factory.mktemp("real"))
 
 
 def clusters(count: int, dimension: int, seed: int = 0) -> np.ndarray:

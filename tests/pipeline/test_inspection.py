@@ -3,7 +3,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,44 +15,9 @@ from pipeline.config import ExtractConfig
 from pipeline.inspection import Inspected, Member, find_shards, inspect_videos, times_of
 from pipeline.inspection_page import byte_text, clock, render_page, write_page
 from pipeline.samples import VideoSample
+from tests.html_pages import HOSTILE, Page
 from tests.pipeline.conftest import Clips
 from tests.pipeline.test_extract import extract
-
-HOSTILE = (
-    "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} </style><img src=x onerror=alert(1)>"
-)
-VOID = {"meta", "img"}
-
-
-class Page(HTMLParser):
-    """Parses strictly: every tag that opens closes, in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import metrics
-from pipeline.metrics import MetricsFile, bottleneck, samples
+from pipeline.metrics import MetricsFile, samples
 from pipeline.shards import ShardRecord
 
 RECORD = ShardRecord(
@@ -81,9 +81,3 @@ def test_every_sample_is_of_a_declared_metric_with_its_labels() -> None:
     found = [(name, set(labels)) for name, labels, _ in samples(RECORD)]
     assert all(declared[name] == labels for name, labels in found)
     assert {name for name, _ in found} == set(declared)
-
-
-def test_the_bottleneck_is_the_stage_with_the_largest_share() -> None:
-    assert bottleneck(RECORD.stage_seconds) == ("decode", pytest.approx(0.6))
-    assert bottleneck({}) is None
-    assert bottleneck({"decode": 0.0}) is None

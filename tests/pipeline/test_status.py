@@ -12,7 +12,7 @@ from pipeline import storage
 from pipeline.cli.app import Interrupted
 from pipeline.lease import holding
 from pipeline.plan import PLAN_SCHEMA, plan_url
-from pipeline.status import read_status
+from pipeline.status import bottleneck, read_status
 from tests.pipeline.tables import publish_shard, row
 
 NOW = datetime(2026, 1, 1, 1, 0, tzinfo=UTC)
@@ -27,6 +27,12 @@ def plan(dataset: str, shards: int, videos: int) -> None:
 
 def minutes_ago(minutes: float) -> str:
     return (NOW - timedelta(minutes=minutes)).isoformat(timespec="seconds")
+
+
+def test_the_bottleneck_is_the_stage_with_the_largest_share() -> None:
+    assert bottleneck({"extract": 3.0, "decode": 6.0, "publish": 1.0}) == ("decode", 0.6)
+    assert bottleneck({}) is None
+    assert bottleneck({"decode": 0.0}) is None
 
 
 @pytest.fixture(params=["disk", "memory"])

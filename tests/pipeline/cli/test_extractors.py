@@ -15,7 +15,7 @@ from tests.pipeline.conftest import Outcome
 
 KINDS = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(ExtractorConfig)[0])}
 KINDS.pop("plugin")  # one line for each that is installed
-OF_A_FILE = ("onnx_audio", "audio_model")
+OF_A_FILE = ("onnx_audio", "audio_model", "xdc_video", "xdc_audio")
 
 Facts = dict[str, Any]
 
@@ -70,7 +70,8 @@ def test_every_track_of_every_preset(listed: dict[str, list[Facts]]) -> None:
     for preset in options.preset_names():
         config = options.load_config(preset, None, None).extract
         tracks = {track for name, track in found if name == preset}
-        assert tracks == {*config.wanted, "transcript", "text"}
+        spoken = {"transcript", "text"} if config.speech is not None else set()
+        assert tracks == {*config.wanted, *spoken}
         for track, settings in config.wanted.items():
             assert found[preset, track]["dim"] == build_extractor(settings).spec.dim
     assert found["reference", "visual_2d"]["model"] == "resnet152"

@@ -5,15 +5,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.index.real_corpus import RealCorpus, make_corpus
+from tests.index.real_corpus import RealCorpus
 from tests.pipeline.conftest import Outcome
 
 Run = Callable[..., Outcome]
-
-
-@pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory) -> RealCorpus:
-    return make_corpus(tmp_path_factory.mktemp("real"))
 
 
 @pytest.fixture

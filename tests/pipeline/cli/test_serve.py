@@ -8,13 +8,8 @@ import pytest
 
 from extractors.errors import UsageError
 from pipeline.cli.serve import read_token
-from tests.index.real_corpus import RealCorpus, make_corpus
+from tests.index.real_corpus import RealCorpus
 from tests.pipeline.conftest import Outcome, Running
-
-
-@pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory) -> RealCorpus:
-    return make_corpus(tmp_path_factory.mktemp("real"))
 
 
 def test_it_serves_until_sigterm(start: Callable[..., Running], real: RealCorpus) -> None:

@@ -93,6 +93,20 @@ def test_a_pickle_of_captions_needs_trust(export: Callable, bring: Callable, tmp
     assert not (tmp_path / "imported").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[]", "not a JSON object of videos"), ('{"a": {"start"', "not a JSON object")],
+)
+def test_captions_that_are_none(
+    export: Callable, bring: Callable, tmp_path: Path, content: str, message: str
+) -> None:
+    root, _ = export("howto100m")
+    (root / "caption.json").write_text(content)
+    with pytest.raises(UsageError, match=rf"caption\.json: {message}"):
+        bring("howto100m", root)
+    assert not (tmp_path / "imported").exists()
+
+
 def test_lists_of_others_and_videos_that_fail(
     export: Callable, bring: Callable, samples: list[VideoSample], tmp_path: Path
 ) -> None:
