@@ -51,6 +51,11 @@ def append_index(
     began = time.perf_counter()
     opened = open_index(index)
     config, card = read_config(index), opened.card
+    if card.imported is not None:
+        raise UsageError(
+            f"{index}: its vectors were imported from {card.dataset}: run `pipeline embeddings "
+            f"import --format {card.imported}` again, which reads what has changed"
+        )
     embedder = load_embedder(card.model, device)
     if embedder.digest != card.model_digest:
         raise AbortError(

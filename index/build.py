@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.errors import AbortError
-from index.card import Block, IndexCard, write_card
+from index.card import NO_MODEL, Block, IndexCard, write_card
 from index.config import AUTO, IndexConfig
 from index.construct import add_vectors, can_merge, train_index, training_rows
 from index.embedding_jobs import BuildProgress as BuildProgress
@@ -126,6 +126,7 @@ def publish_index(
     dataset: str,
     run: str,
     execute: Execute | None = None,
+    imported: str | None = None,
 ) -> IndexCard:
     """Indexes the sums of embeddings/ and publishes knn.index, ids.parquet, config.yaml and the
     card, in this order. FAISS id i is row i of ids.parquet.
@@ -152,7 +153,9 @@ def publish_index(
         for block in blocks:
             index = add_vectors(index, block_vectors(output, block, config.metric))
     built = BuiltIndex(index, choice, blocks, kept_ids=None, new_blocks=blocks, began=began)
-    return publish_built(output, config, built, records, dataset=dataset, run=run)
+    return publish_built(
+        output, config, built, records, dataset=dataset, run=run, imported=imported
+    )
 
 
 @dataclass(frozen=True)
@@ -185,8 +188,10 @@ def publish_built(
     *,
     dataset: str,
     run: str,
+    imported: str | None = None,
 ) -> IndexCard:
-    """Tunes, measures and publishes; the card last."""
+    """Tunes, measures and publishes; the card last. `imported` is the format of vectors that no
+    model of ours made, where they are such."""
     measured = _measured(output, config, built)
     index, live_N = built.index, built.live
     with storage.publishing(storage.join(output, INDEX_NAME)) as temporary:
@@ -221,7 +226,7 @@ def publish_built(
         build_seconds=round(time.perf_counter() - built.began, 3),
         dataset=_absolute(dataset),
         dataset_digest=dataset_digest([record.tar_sha256 for record in records]),
-        model=_absolute(run),
+        model=_absolute(run) if imported is None else NO_MODEL,
         model_digest=records[0].model_digest,
         videos=sum(record.videos for record in records),
         clips=sum(record.clips for record in records),
@@ -231,6 +236,7 @@ def publish_built(
         mask_sha256=mask_sha256,
         code_version=code_version(),
         faiss_version=faiss.__version__,
+        imported=imported,
     )
     write_card(output, card)
     return card

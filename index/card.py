@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from extractors.errors import AbortError
+from extractors.errors import AbortError, UsageError
 from index.config import Metric
 from index.factory import Candidate
 from index.held_out import Latency
@@ -19,6 +19,8 @@ from pipeline import storage
 
 FORMAT_VERSION = 3
 CARD_NAME = "index_infos.json"
+NO_MODEL = "(foreign vectors, imported without their model)"
+"""`IndexCard.model` of an import."""
 
 _AUTOFAISS_KEYS = {
     "factory": "index_key",
@@ -93,11 +95,11 @@ class IndexCard:
     build_seconds: float
     """Training, adding, tuning; without the embedding."""
     dataset: str
-    """URL of the dataset; an absolute path where it is local."""
+    """URL of the dataset, or of what was imported; an absolute path where it is local."""
     dataset_digest: str
     """sha256 over its shards' tar_sha256 in order."""
     model: str
-    """URL of the run, likewise."""
+    """URL of the run, likewise; NO_MODEL where the vectors were imported."""
     model_digest: str
     """Digest of the model that embedded the clips: a query must be embedded by the same."""
     videos: int
@@ -112,6 +114,9 @@ class IndexCard:
     code_version: str
     """Of this program."""
     faiss_version: str
+    imported: str | None = None
+    """The format that the vectors were imported from; None where a run of ours made them. Without
+    their model the index is asked by vectors and by its own clips alone."""
 
 
 def card_url(index: str) -> str:
@@ -144,6 +149,15 @@ def read_card(index: str) -> IndexCard:
             "build the index again with `pipeline run index`"
         )
     return _card(url, content)
+
+
+def check_has_model(index: str, card: IndexCard) -> None:
+    """Raises UsageError where texts and files cannot be embedded as the index's vectors were."""
+    if card.imported is not None:
+        raise UsageError(
+            f"{index}: its vectors are foreign, imported ({card.imported}) without their model: "
+            "ask by vectors or by its own clips (--clip), not by texts or files"
+        )
 
 
 def _card(url: str, content: dict[str, Any]) -> IndexCard:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import UsageError, VideoError
 from extractors.text import TextEncoder
+from index.card import check_has_model
 from index.clip_vectors import clip_vector
 from index.embeddings import (
     Embedder,
@@ -186,6 +187,7 @@ class QueryEncoder:
     def _model(self) -> Embedder:
         if self._embedder is None:
             card = self._index.card
+            check_has_model(self._index.url, card)
             self._embedder = load_embedder(card.model, self._device)
             check_model(self._index, self._embedder.digest)
             # a query goes through the extractors that dataset.json states now
@@ -194,6 +196,7 @@ class QueryEncoder:
         return self._embedder
 
     def _settings(self) -> ExtractConfig:
+        check_has_model(self._index.url, self._index.card)
         return read_dataset_config(self._index.card.dataset)
 
     def _text_encoder(self) -> TextEncoder:

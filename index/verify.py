@@ -71,6 +71,8 @@ def _dataset_problems(
 ) -> Iterator[str]:
     """Feature shards that the index does not hold as they are now."""
     dataset = opened.card.dataset
+    if opened.card.imported is not None:  # its source may be gone
+        return
     held = {block.shard for block in opened.card.blocks if not block.masked}
     for number in shard_numbers(dataset):
         record = records.get(number)

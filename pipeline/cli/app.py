@@ -12,6 +12,7 @@ from pipeline.cli import (
     checkpoints,
     datasets,
     demo,
+    embeddings,
     evaluate,
     extractors,
     failures,
@@ -20,6 +21,7 @@ from pipeline.cli import (
     inspection,
     regeneration,
     render,
+    report,
     run,
     search,
     serve,
@@ -35,6 +37,7 @@ app = typer.Typer(
 app.add_typer(run.app, name="run", help="The three stages, and all of them.")
 app.add_typer(evaluate.app, name="evaluate", help="How good a run is, on held-out data.")
 app.add_typer(indexes.app, name="index", help="Keeping an index up to date and sound.")
+app.add_typer(embeddings.app, name="embeddings", help="Vectors to other programs and from them.")
 app.add_typer(
     checkpoints.app, name="checkpoint", help="Checkpoints of MCN's released code, to runs and back."
 )
@@ -47,6 +50,7 @@ app.command()(failures.errors)
 app.command()(datasets.verify)
 app.command()(datasets.doctor)
 app.command()(inspection.inspect)
+app.command()(report.report)
 app.command()(formats.export)
 app.command(name="import")(formats.import_features)
 app.command()(regeneration.plan)
