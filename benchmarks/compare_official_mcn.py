@@ -12,17 +12,15 @@ Exit code 1 where float64 differs by more than 1e-5 of the largest value.
 """
 
 import argparse
-import ast
 import importlib
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
+from official_mcn import official_functions, official_net, use_clone
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -54,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("compare_official_mcn.json"))
     arguments = parser.parse_args()
-    sys.path.insert(0, str(arguments.official))
+    use_clone(arguments.official)
     figures = {
         "float64": compare(arguments, torch.float64),
         "float32": compare(arguments, torch.float32),
@@ -71,7 +69,7 @@ def main() -> None:
 def compare(arguments: argparse.Namespace, dtype: torch.dtype) -> dict[str, float]:
     """The largest difference over the largest value, of each thing compared."""
     torch.manual_seed(arguments.seed)
-    theirs = official_net(arguments.embedding_dim).to(dtype)
+    theirs = seasoned_net(arguments.embedding_dim).to(dtype)
     inputs = random_inputs(arguments, dtype)
     config = our_config(theirs.state_dict(), arguments.clips)
     ours = build_model(config, read_sizes(theirs.state_dict(), "Net").dims).to(dtype)
@@ -107,13 +105,10 @@ def compare(arguments: argparse.Namespace, dtype: torch.dtype) -> dict[str, floa
     return figures
 
 
-def official_net(embedding_dim: int) -> nn.Module:
-    """The released network of the README's command, but for its embedding size."""
-    module = importlib.import_module("model_kmeans_ICCV")
-    net: nn.Module = module.Net(
-        embd_dim=embedding_dim, video_dim=4096, we_dim=300, tri_modal=True, recon=1, recon_size=1024
-    )
-    for norm in net.modules():  # as after some training: fresh ones would hide a mix-up
+def seasoned_net(embedding_dim: int) -> nn.Module:
+    """The released network, as after some training: fresh norms would hide a mix-up."""
+    net = official_net(embedding_dim)
+    for norm in net.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
             nn.init.normal_(norm.bias, std=0.1)
@@ -187,7 +182,7 @@ def official_step(theirs: nn.Module, inputs: ClipBatch, centroids_KD: Tensor) ->
     """One step of Adam by the released losses, weighed as its README's command does."""
     optimiser = torch.optim.Adam(theirs.parameters(), lr=LR)
     mms = importlib.import_module("loss").MMS_loss()
-    contrast = official_function("cluster_contrast")
+    contrast = official_functions({"args": SimpleNamespace(nce=0)})["cluster_contrast"]
     audio, video, text, rebuilt = call(theirs, inputs)
     fused_BD = ((video + audio + text) / 3).detach()
     labels_B = label(fused_BD, centroids_KD, "cosine_mean")
@@ -207,23 +202,6 @@ def official_step(theirs: nn.Module, inputs: ClipBatch, centroids_KD: Tensor) ->
     return {name: float(value.detach()) for name, value in losses.items()} | {
         "loss": float(total.detach())
     }
-
-
-def official_function(name: str) -> Callable[..., Tensor]:
-    """One function of the training script, which cannot be imported: it trains when it is."""
-    script = Path(str(importlib.import_module("loss").__file__)).with_name("train_tri_kmeans.py")
-    tree = ast.parse(script.read_text())
-    tree.body = [
-        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name
-    ]
-    known: dict[str, Any] = {
-        "th": torch,
-        "F": nn.functional,
-        "args": SimpleNamespace(nce=0),
-    }
-    exec(compile(tree, str(script), "exec"), known)
-    function: Callable[..., Tensor] = known[name]
-    return function
 
 
 def our_step(

@@ -33,13 +33,39 @@ def nearest(rows_ND: Tensor, centroids_KD: Tensor, metric: str) -> tuple[Tensor,
     Larger is nearer: the cosine, or minus the squared distance for 'euclidean'. The cosine with a
     zero vector is 0. Of equally near centroids the first.
     """
-    if metric == "euclidean":
-        dot_NK = 2 * rows_ND @ centroids_KD.T - (centroids_KD**2).sum(1)
-        best_N, labels_N = dot_NK.max(dim=1)
-        return best_N - (rows_ND**2).sum(1), labels_N
-    # a row's own length does not change which is nearest: no normalised copy of all rows
-    best_N, labels_N = (rows_ND @ normalize(centroids_KD).T).max(dim=1)
-    return best_N / rows_ND.norm(dim=1).clamp(min=1e-12), labels_N
+    return Nearest(rows_ND, metric, len(centroids_KD)).find(centroids_KD)
+
+
+class Nearest:
+    """`nearest` of the same rows again and again: centroids that have not moved since the last call
+    are not compared anew. Exactly what comparing all of them gives; holds (N, K) numbers."""
+
+    def __init__(self, rows_ND: Tensor, metric: str, clusters: int) -> None:
+        self._rows_ND, self._cosine = rows_ND, metric != "euclidean"
+        self._length_N = rows_ND.norm(dim=1)
+        self._near_NK = rows_ND.new_empty(len(rows_ND), clusters)
+        self._centroids_KD = rows_ND.new_full((clusters, rows_ND.shape[1]), torch.nan)
+
+    def find(self, centroids_KD: Tensor) -> tuple[Tensor, Tensor]:
+        """As `nearest`."""
+        moved = (centroids_KD != self._centroids_KD).any(dim=1).nonzero()[:, 0]
+        self._centroids_KD = centroids_KD.clone()
+        if len(moved) > len(centroids_KD) // 2:  # all at once costs less than by columns
+            self._compare(centroids_KD, self._near_NK)
+        elif len(moved):
+            near_NJ = self._near_NK.new_empty(len(self._rows_ND), len(moved))
+            self._near_NK[:, moved] = self._compare(centroids_KD[moved], near_NJ)
+        best_N, labels_N = self._near_NK.max(dim=1)
+        if self._cosine:
+            return best_N / self._length_N.clamp(min=1e-12), labels_N
+        return 2 * best_N - self._length_N**2, labels_N
+
+    def _compare(self, centroids_JD: Tensor, near_NJ: Tensor) -> Tensor:
+        """Into `near_NJ`, up to what a row has in common with all centroids: its own length."""
+        if self._cosine:
+            return torch.mm(self._rows_ND, normalize(centroids_JD).T, out=near_NJ)
+        torch.mm(self._rows_ND, centroids_JD.T, out=near_NJ)
+        return near_NJ.sub_((centroids_JD**2).sum(1) / 2)
 
 
 def kmeans(
@@ -56,8 +82,11 @@ def kmeans(
     the same bits on one machine. Holds the rows, once more if spherical, and (N, K) numbers.
     """
     rows_ND, centroids_KD = _for_metric(rows_ND, metric), _for_metric(start_KD, metric)
+    own_BD = rows_ND[own_share(len(rows_ND))]
+    search = Nearest(own_BD, metric, len(centroids_KD))
     for _ in range(max_iterations):
-        best_B, sums_KD, count_K = _assign(rows_ND, centroids_KD, metric)
+        best_B, labels_B = search.find(centroids_KD)
+        sums_KD, count_K = _sums(own_BD, labels_B, len(centroids_KD))
         means_KD = sums_KD / count_K.clamp(min=1)[:, None]
         means_KD = _refill(means_KD, centroids_KD, count_K, rows_ND, best_B, empty_clusters)
         means_KD = _for_metric(means_KD, metric)
@@ -65,7 +94,7 @@ def kmeans(
         centroids_KD = means_KD
         if shift <= tolerance:
             break
-    return Clustering(centroids_KD, label(rows_ND, centroids_KD, metric))
+    return Clustering(centroids_KD, gather_rows(search.find(centroids_KD)[1])[0])
 
 
 def minibatch_kmeans(
@@ -86,12 +115,16 @@ def minibatch_kmeans(
     seen_K = rows_ND.new_zeros(len(start_KD))
     for _ in range(iterations):
         drawn = torch.from_numpy(rng.integers(len(rows_ND), size=min(batch_rows, len(rows_ND))))
-        batch_ND = rows_ND[drawn.to(rows_ND.device)]
-        _, sums_KD, count_K = _assign(batch_ND, centroids_KD, metric)
+        own_BD = rows_ND[drawn.to(rows_ND.device)]
+        own_BD = own_BD[own_share(len(own_BD))]
+        _, labels_B = nearest(own_BD, centroids_KD, metric)
+        sums_KD, count_K = _sums(own_BD, labels_B, len(centroids_KD))
         seen_K += count_K
         step_KD = (sums_KD - count_K[:, None] * centroids_KD) / seen_K.clamp(min=1)[:, None]
         centroids_KD = _for_metric(centroids_KD + step_KD, metric)
-    best_B, _, count_K = _assign(rows_ND, centroids_KD, metric)
+    own_BD = rows_ND[own_share(len(rows_ND))]
+    best_B, labels_B = nearest(own_BD, centroids_KD, metric)
+    _, count_K = _sums(own_BD, labels_B, len(centroids_KD))
     centroids_KD = _refill(
         centroids_KD.clone(), centroids_KD, count_K, rows_ND, best_B, empty_clusters
     )
@@ -140,19 +173,16 @@ def _for_metric(rows_ND: Tensor, metric: str) -> Tensor:
     return normalize(rows_ND) if metric == "spherical" else rows_ND
 
 
-def _assign(rows_ND: Tensor, centroids_KD: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
-    """How near this rank's rows are to their centroids, (B,); over all ranks, the sum of each
-    cluster's rows, (K, D), and their number, (K,)."""
-    own_BD = rows_ND[own_share(len(rows_ND))]
-    best_B, labels_B = nearest(own_BD, centroids_KD, metric)
-    clusters = len(centroids_KD)
-    if rows_ND.is_cuda:  # there index_add has no fixed order of summation
+def _sums(own_BD: Tensor, labels_B: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Of this rank's rows; over all ranks, the sum of each cluster's rows, (K, D), and their
+    number, (K,)."""
+    if own_BD.is_cuda:  # there index_add has no fixed order of summation
         sums_KD = one_hot(labels_B, clusters).to(own_BD.dtype).T @ own_BD
     else:
-        sums_KD = torch.zeros_like(centroids_KD).index_add_(0, labels_B, own_BD)
+        sums_KD = own_BD.new_zeros(clusters, own_BD.shape[1]).index_add_(0, labels_B, own_BD)
     count_K = torch.bincount(labels_B, minlength=clusters).to(own_BD.dtype)
     both = sum_over_ranks(torch.cat([sums_KD, count_K[:, None]], dim=1))
-    return best_B, both[:, :-1], both[:, -1]
+    return both[:, :-1], both[:, -1]
 
 
 def _refill(

@@ -11,7 +11,8 @@ from training.config import OptimiserConfig
 def make_optimiser(model: torch.nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
     """Adam or AdamW over all parameters, the learning rate at its peak."""
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    # fused: one pass over the weights, also on a CPU
+    return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def make_schedule(

@@ -8,6 +8,7 @@ from sklearn.cluster import KMeans
 
 from training.clustering import (
     SPLIT_STEP,
+    Nearest,
     kmeans,
     minibatch_kmeans,
     nearest,
@@ -186,3 +187,18 @@ def test_minibatches_refill_empty_clusters() -> None:
     rng = np.random.default_rng(0)
     result = minibatch_kmeans(rows, start, rng, 16, "euclidean", "split", iterations=5)
     assert torch.bincount(result.labels_N, minlength=3).min() > 0
+
+
+@pytest.mark.parametrize("metric", ["spherical", "cosine_mean", "euclidean"])
+def test_comparing_what_moved_alone_gives_what_comparing_all_gives(metric: str) -> None:
+    rng = np.random.default_rng(3)
+    rows_ND = torch.tensor(rng.normal(size=(200, 8)))
+    centroids_KD = torch.tensor(rng.normal(size=(12, 8)))
+    search = Nearest(rows_ND, metric, 12)
+    for moved in (range(12), [3, 7], [], [0], range(2, 11)):
+        for number in moved:
+            centroids_KD[number] = torch.tensor(rng.normal(size=8))  # in place, as a caller may
+        best_N, labels_N = search.find(centroids_KD)
+        expected_N, nearest_N = nearest(rows_ND, centroids_KD, metric)
+        assert torch.equal(labels_N, nearest_N)
+        torch.testing.assert_close(best_N, expected_N, rtol=1e-12, atol=1e-12)  # float64
