@@ -1,9 +1,11 @@
 """Clips: which intervals of a video are used, and what of its tracks and text lies in them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from extractors.errors import AbortError
@@ -160,7 +162,13 @@ def _rows(sample: VideoSample, name: str, clip: Clip, dim: int) -> Float32:
     if track is None or dim == 0:
         return np.zeros((0, dim), dtype=np.float32)
     _check_width(sample.key, name, track.rows.shape[1], dim)
-    return track.between(clip.start, clip.end).astype(np.float32)
+    return _float32(track.between(clip.start, clip.end))
+
+
+def _float32(rows: NDArray[np.generic]) -> Float32:
+    """A copy, by torch, which converts many half floats at a time."""
+    whole: Float32 = torch.from_numpy(np.require(rows, requirements=["C", "W"])).float().numpy()
+    return whole
 
 
 def _pool_track(sample: VideoSample, name: str, clip: Clip, dim: int) -> tuple[Float32, bool]:
@@ -178,17 +186,16 @@ def _text_rows(sample: VideoSample, clip: Clip, dim: int) -> Float32:
     _check_width(sample.key, "text", sample.text.shape[1], dim)
     inside = [i for i, segment in enumerate(sample.segments) if _middle_in(segment, clip)]
     inside.sort(key=lambda i: (sample.segments[i].start, i))
-    vectors = segment_vectors(sample)
-    rows = [vectors[i] for i in inside]
-    return np.concatenate([np.zeros((0, dim)), *rows]).astype(np.float32)
+    offsets = text_offsets(sample)
+    rows = [sample.text[offsets[i] : offsets[i + 1]] for i in inside]
+    return _float32(np.concatenate([sample.text[:0], *rows]))
 
 
-def segment_vectors(sample: VideoSample) -> list[NDArray[np.generic]]:
-    """(W, dim) of each segment: its words' vectors in order, or the one of its sentence.
+def text_offsets(sample: VideoSample) -> Sequence[int]:
+    """Segment i has the rows `offsets[i]:offsets[i + 1]` of `sample.text`: its words' vectors in
+    order, or the one of its sentence.
 
-    Segment i has the rows `offsets[i]:offsets[i + 1]` of `sample.text`, with `text_offsets`;
-    without them each segment has one row. Raises AbortError where the rows are not as many as the
-    segments need.
+    Raises AbortError where the rows are not as many as the segments need.
     """
     assert sample.text is not None
     stored = sample.text_offsets
@@ -199,7 +206,7 @@ def segment_vectors(sample: VideoSample) -> list[NDArray[np.generic]]:
             f"video {sample.key}: text of shape {sample.text.shape} for {len(sample.segments)} "
             "segments; extract the dataset again"
         )
-    return np.split(sample.text, offsets[1:-1])
+    return offsets
 
 
 def _middle_in(segment: Segment, clip: Clip) -> bool:

@@ -15,7 +15,7 @@ from training.clips import (
     clip_inputs,
     draw_clips,
     grow_clip,
-    segment_vectors,
+    text_offsets,
     video_clips,
 )
 from training.config import SamplingConfig, TrainConfig
@@ -168,7 +168,7 @@ def word_sample(make_sample: MakeSample) -> VideoSample:
 def test_words_of_a_clip_are_its_segments_words(make_sample: MakeSample) -> None:
     sample = word_sample(make_sample)
     words = np.arange(1, 5 * 20 + 1, dtype=np.float32).reshape(5, 20)
-    assert [len(rows) for rows in segment_vectors(sample)] == [2, 0, 3]
+    assert list(text_offsets(sample)) == [0, 2, 2, 5]
     config = SamplingConfig(max_text_rows=4)
     assert np.array_equal(clip_inputs(sample, Clip(0, 6), config, DIMS).text, words[:4])
     assert np.array_equal(clip_inputs(sample, Clip(3, 6), config, DIMS).text, words[2:])
@@ -183,6 +183,4 @@ def test_text_that_does_not_fit_the_segments_is_refused(
 ) -> None:
     sample = word_sample(make_sample)
     with pytest.raises(AbortError, match=r"text of shape \(5, 20\) for 3 segments"):
-        segment_vectors(
-            replace(sample, text_offsets=None if offsets is None else np.array(offsets))
-        )
+        text_offsets(replace(sample, text_offsets=None if offsets is None else np.array(offsets)))
