@@ -11,6 +11,8 @@ from extractors.config import (
     OnnxAudioConfig,
     PluginConfig,
     ShotsConfig,
+    XdcAudioConfig,
+    XdcVideoConfig,
 )
 from extractors.extractor import Extractor
 
@@ -34,6 +36,26 @@ def build_extractor(config: ExtractorConfig) -> Extractor:
             from extractors.action_model import ActionModel
 
             return ActionModel(config)
+        case LogMelConfig() | OnnxAudioConfig() | AudioModelConfig() | XdcAudioConfig():
+            return _for_sound(config)
+        case XdcVideoConfig():
+            from extractors.xdc_model import XdcVideo
+
+            return XdcVideo(config)
+        case MeanColourConfig():
+            from extractors.mean_colour import MeanColour
+
+            return MeanColour(config)
+        case PluginConfig():
+            from extractors.plugins import build_plugin
+
+            return build_plugin(config)
+
+
+def _for_sound(
+    config: LogMelConfig | OnnxAudioConfig | AudioModelConfig | XdcAudioConfig,
+) -> Extractor:
+    match config:
         case LogMelConfig():
             from extractors.log_mel import log_mel
 
@@ -46,11 +68,7 @@ def build_extractor(config: ExtractorConfig) -> Extractor:
             from extractors.audio_model import AudioModel
 
             return AudioModel(config)
-        case MeanColourConfig():
-            from extractors.mean_colour import MeanColour
+        case XdcAudioConfig():
+            from extractors.xdc_model import XdcAudio
 
-            return MeanColour(config)
-        case PluginConfig():
-            from extractors.plugins import build_plugin
-
-            return build_plugin(config)
+            return XdcAudio(config)

@@ -271,6 +271,68 @@ class AudioModelConfig(Settings):
         return check_hop(self)
 
 
+def _of_run(given: Any, name: str) -> Any:
+    """Settings as given, `run` turned into the file of its encoder, which is what counts."""
+    if not isinstance(given, dict) or given.get("run") is None:
+        return given
+    if given.get("weights") is not None:
+        raise ValueError(f"run = {given['run']}, weights = {given['weights']}: give one of them")
+    return given | {"run": None, "weights": f"{given['run']}/encoders/{name}.safetensors"}
+
+
+class XdcVideoConfig(Settings):
+    """The video encoder of an XDC run (`run train --method xdc`), one row a clip of frames."""
+
+    kind: Literal["xdc_video"] = "xdc_video"
+    run: str | None = None
+    """The folder of the run, on this machine; short for `weights: RUN/encoders/video.safetensors`,
+    and null in a resolved configuration."""
+    weights: str
+    """The encoder's file: of a run, or a published one (r2plus1d_18_xdc_*.pth), which takes the
+    paper's clips, 8 frames at 30 a second."""
+    hop: float = Field(1.0, gt=0, le=60)
+    """Seconds from row to row, rounded to whole frames."""
+    batch_size: int = Field(8, ge=1)
+    """Clips a forward pass, across videos."""
+    precision: Precision = "float32"
+    """Arithmetic of the forward pass."""
+    normalise: bool = True
+    """Rows of length 1, as MCN's features."""
+    dtype: StoredDtype = "float16"
+    """How rows are stored."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_file(cls, given: Any) -> Any:
+        return _of_run(given, "video")
+
+
+class XdcAudioConfig(Settings):
+    """The audio encoder of an XDC run (`run train --method xdc`), one row a clip of sound."""
+
+    kind: Literal["xdc_audio"] = "xdc_audio"
+    run: str | None = None
+    """The folder of the run, on this machine; short for `weights: RUN/encoders/audio.safetensors`,
+    and null in a resolved configuration."""
+    weights: str
+    """The encoder's file."""
+    hop: float = Field(1.0, gt=0, le=60)
+    """Seconds from row to row. At most the seconds that the encoder takes."""
+    batch_size: int = Field(16, ge=1)
+    """Clips a forward pass, across videos."""
+    precision: Precision = "float32"
+    """Arithmetic of the forward pass."""
+    normalise: bool = True
+    """Rows of length 1."""
+    dtype: StoredDtype = "float16"
+    """How rows are stored."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_file(cls, given: Any) -> Any:
+        return _of_run(given, "audio")
+
+
 SoundWindows = TypeVar("SoundWindows", OnnxAudioConfig, AudioModelConfig)
 
 
@@ -307,6 +369,8 @@ ExtractorConfig = Annotated[
     | LogMelConfig
     | OnnxAudioConfig
     | AudioModelConfig
+    | XdcVideoConfig
+    | XdcAudioConfig
     | MeanColourConfig
     | PluginConfig,
     Field(discriminator="kind"),

@@ -24,6 +24,7 @@ from training.config import TrainConfig
 from training.model import Mcn, build_model
 from training.provenance import track_fingerprints
 from training.sampling import TrainingSet
+from training.xdc.config import XdcConfig
 
 CARD_FORMAT = 1
 DISTRIBUTION = "multimodal-clustering-pipeline"
@@ -40,6 +41,7 @@ FREE_KEYS = frozenset(
 """Settings that change no number of a run, so they may differ when it resumes."""
 
 Which = Literal["last", "best"]
+Kind = Literal["mcn", "xdc"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def save_checkpoint(
     *,
     keep_last: int = 1,
     candidate: float | None = None,
+    kind: Kind = "mcn",
 ) -> None:
     """Publishes the state, then the card that names it, then deletes older checkpoints.
 
@@ -98,7 +101,7 @@ def save_checkpoint(
     name = f"step_{step:08d}.pt"
     with storage.publishing(storage.join(run, "checkpoints", name)) as temporary:
         torch.save(state, temporary)
-    best = _best(run, step, name, candidate)
+    best = _best(run, step, name, candidate, kind)
     url = storage.join(run, "card.json")
     storage.publish_json(url, card | {"checkpoint": name, "best": best})
     # of a later step: what a run wrote that was killed before its card
@@ -108,9 +111,11 @@ def save_checkpoint(
         storage.remove(storage.join(run, "checkpoints", other))
 
 
-def _best(run: str, step: int, name: str, candidate: float | None) -> dict[str, Any] | None:
+def _best(
+    run: str, step: int, name: str, candidate: float | None, kind: Kind
+) -> dict[str, Any] | None:
     """{'checkpoint', 'step', 'loss'} of the best one so far, this one included."""
-    before = (read_card(run) or {}).get("best")
+    before = (read_card(run, kind) or {}).get("best")
     if candidate is None or (before is not None and before["loss"] <= candidate):
         return before
     return {"checkpoint": name, "step": step, "loss": candidate}
@@ -121,16 +126,28 @@ def _checkpoint_names(run: str) -> list[str]:
     return [n for n in storage.names(storage.join(run, "checkpoints")) if n.startswith("step_")]
 
 
-def read_card(run: str) -> dict[str, Any] | None:
-    """The card of a run; None before its first checkpoint. Raises AbortError if it is foreign."""
+def read_card(run: str, kind: Kind = "mcn") -> dict[str, Any] | None:
+    """The card of a run; None before its first checkpoint.
+
+    Raises UsageError where the run is one of the other method, AbortError if it is foreign.
+    """
     url = storage.join(run, "card.json")
     if not storage.exists(url):
         return None
     card: dict[str, Any] = storage.read_json(url)
-    if card.get("format_version") != CARD_FORMAT or card.get("kind") != "mcn":
+    found, version = card.get("kind"), card.get("format_version")
+    if version == CARD_FORMAT and found == "xdc" and kind == "mcn":
+        raise UsageError(
+            f"{run}: a run of {card.get('method')}, which gives extractors, not a model that "
+            f"embeds; extract with extract.extractors.visual_3d={{kind: xdc_video, run: {run}}}, "
+            "train MCN on that, and give its run here"
+        )
+    if version == CARD_FORMAT and found == "mcn" and kind == "xdc":
+        raise UsageError(f"{run}: holds a run of MCN; choose another folder")
+    if version != CARD_FORMAT or found != kind:
         raise AbortError(
-            f"{url}: kind {card.get('kind')!r}, format {card.get('format_version')!r}; "
-            f"this program reads kind 'mcn', format {CARD_FORMAT}"
+            f"{url}: kind {found!r}, format {version!r}; "
+            f"this program reads kind {kind!r}, format {CARD_FORMAT}"
         )
     return card
 
@@ -161,17 +178,26 @@ def load_run(run: str, device: torch.device, which: Which = "last") -> Run:
     return Run(model.to(device).eval(), config, card)
 
 
-def check_same_run(run: str, card: Mapping[str, Any], config: TrainConfig, digest: str) -> None:
+def check_same_run(
+    run: str,
+    card: Mapping[str, Any],
+    config: TrainConfig | XdcConfig,
+    digest: str,
+    *,
+    block: str = "train",
+    free_keys: frozenset[str] = FREE_KEYS,
+) -> None:
     """Refuses (UsageError) to go on with other settings or other data.
 
-    Another number of workers is no other run: it sees the same batches.
+    Another number of workers is no other run: it sees the same batches. `block` is where the
+    settings stand in the configuration, `free_keys` are those that may differ.
     """
     before = flatten(card["config"])
     now = flatten(config.model_dump(mode="json"))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key not in FREE_KEYS:
+        if before.get(key) != now.get(key) and key not in free_keys:
             raise UsageError(
-                f"{run}: train.{key} was {before.get(key)!r} and is now {now.get(key)!r}; resume "
+                f"{run}: {block}.{key} was {before.get(key)!r} and is now {now.get(key)!r}; resume "
                 "with the settings of its config.yaml, or train into another folder"
             )
     if card["dataset_digest"] != digest:
@@ -181,7 +207,7 @@ def check_same_run(run: str, card: Mapping[str, Any], config: TrainConfig, diges
         )
 
 
-def write_config(run: str, config: TrainConfig) -> None:
+def write_config(run: str, config: TrainConfig | XdcConfig) -> None:
     """Publishes config.yaml, the resolved settings."""
     storage.publish_bytes(storage.join(run, "config.yaml"), dump_settings(config).encode())
 

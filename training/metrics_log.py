@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from extractors.errors import UsageError
 from pipeline import storage
 from training.config import TrainConfig
+from training.xdc.config import XdcConfig
 
 
 def check_wandb(project: str | None) -> None:
@@ -32,7 +33,7 @@ class MetricsLog:
     `config.wandb_project` names a project, the run's id there following from its path.
     """
 
-    def __init__(self, run: str, first_step: int, config: TrainConfig) -> None:
+    def __init__(self, run: str, first_step: int, config: TrainConfig | XdcConfig) -> None:
         """Opens the log of a run whose next step is `first_step`; later rows are dropped."""
         self._url = storage.join(run, "metrics.jsonl")
         lines = storage.read_bytes(self._url).splitlines() if storage.exists(self._url) else []
@@ -70,7 +71,7 @@ class MetricsLog:
             self._wandb.finish()
 
 
-def _start_wandb(run: str, config: TrainConfig) -> Any:
+def _start_wandb(run: str, config: TrainConfig | XdcConfig) -> Any:
     """The same run there when this one resumes; it ignores steps that it has already."""
     place = storage.local_path(run)
     url = str(place) if place is not None else run

@@ -1,7 +1,7 @@
 """Training on this machine: in this process, in several, or as one process of torchrun.
 
-All of them call the same `training.loop.train`; here is only who calls it, and what becomes of
-their errors.
+All of them call the same `train` of a method (training.loop, training.xdc.loop); here is only who
+calls it, and what becomes of its errors.
 """
 
 import contextlib
@@ -10,10 +10,11 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,19 +23,23 @@ import torch.multiprocessing as mp
 from extractors.errors import AbortError, PipelineError, UsageError
 from training.config import TrainConfig
 from training.loop import OnProgress, TrainProgress, train
+from training.xdc.config import XdcConfig
 
 _SPAWN = mp.get_context("spawn")  # forked torch and CUDA do not work
 
+Train = Callable[[str, str, Any, torch.device, OnProgress], dict[str, float]]
+"""How a method trains: dataset, run, its own settings, device, progress; the final metrics."""
 Message = TrainProgress | logging.LogRecord | dict[str, float] | Exception
 
 
 def train_local(
     dataset: str,
     output: str,
-    config: TrainConfig,
+    config: TrainConfig | XdcConfig,
     device: torch.device,
     num_workers: int,
     on_progress: OnProgress = lambda progress: None,
+    train: Train = train,
 ) -> dict[str, float]:
     """`train` by `num_workers` processes of this machine; returns the final metrics.
 
@@ -46,12 +51,12 @@ def train_local(
     if "WORLD_SIZE" in os.environ:
         if num_workers != 1:
             raise UsageError(f"--workers {num_workers}: torchrun has started the workers already")
-        return _train_launched(dataset, output, config, device, on_progress)
+        return _train_launched(dataset, output, config, device, on_progress, train)
     if num_workers == 1:
         return train(dataset, output, config, device, on_progress)
     check_gpus(device, num_workers)
     level = logging.getLogger("training").getEffectiveLevel()
-    arguments = (dataset, output, config, device.type, num_workers, level)
+    arguments = (dataset, output, config, device.type, num_workers, level, train)
     with _worker_processes(arguments, num_workers) as pipes:
         return _follow(pipes, on_progress)
 
@@ -90,7 +95,12 @@ def backend(kind: str) -> str:
 
 
 def _train_launched(
-    dataset: str, output: str, config: TrainConfig, device: torch.device, on_progress: OnProgress
+    dataset: str,
+    output: str,
+    config: TrainConfig | XdcConfig,
+    device: torch.device,
+    on_progress: OnProgress,
+    train: Train,
 ) -> dict[str, float]:
     """One process of torchrun, which has said in the environment who it is."""
     torch.set_num_threads(share_of_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
@@ -104,7 +114,7 @@ def _train_launched(
 
 @contextlib.contextmanager
 def _worker_processes(
-    arguments: tuple[str, str, TrainConfig, str, int, int], num_workers: int
+    arguments: tuple[str, str, TrainConfig | XdcConfig, str, int, int, Train], num_workers: int
 ) -> Iterator[list[Connection]]:
     """The pipes of running workers, in the order of ranks. On the way out all are killed: what
     counts is published, and a worker may be waiting for one that is gone."""
@@ -113,8 +123,8 @@ def _worker_processes(
         try:
             for rank in range(num_workers):
                 ours, theirs = _SPAWN.Pipe(duplex=False)
-                process = _SPAWN.Process(
-                    target=_work, args=(theirs, f"{folder}/store", rank, *arguments), daemon=True
+                process = _SPAWN.Process(  # no daemon: those may not start processes that read
+                    target=_work, args=(theirs, f"{folder}/store", rank, *arguments)
                 )
                 process.start()
                 theirs.close()
@@ -158,10 +168,11 @@ def _work(
     rank: int,
     dataset: str,
     output: str,
-    config: TrainConfig,
+    config: TrainConfig | XdcConfig,
     kind: str,
     num_workers: int,
     log_level: int,
+    train: Train,
 ) -> None:
     """The life of a worker process. A bug's traceback goes to standard error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver decides

@@ -22,15 +22,15 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from extractors.errors import AbortError, PipelineError
 from pipeline import storage
+from pipeline.resources import TRAIN_CPUS
 from pipeline.run_ray import joined_cluster
 from training.config import TrainConfig
 from training.loop import OnProgress, TrainProgress, train
-from training.run_local import backend, check_gpus, share_of_cores
+from training.run_local import Train, backend, check_gpus, share_of_cores
+from training.xdc.config import XdcConfig
 
 RESTARTS = 3
 """How often a run is taken up again after losing a worker, before it is given up."""
-CLUSTER_CPUS = 4
-"""Cores a worker asks for on a cluster that is not ours alone: the network's, and its reader's."""
 REPORT_SECONDS = 0.25
 """Least time from one report of progress to the next."""
 
@@ -41,10 +41,12 @@ class _Task:
 
     dataset: str
     output: str
-    config: TrainConfig
+    config: TrainConfig | XdcConfig
     threads: int
     mailbox: Any
     """Handle of the `_Mailbox` actor."""
+    train: Train
+    """Of the method."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,11 @@ class _Mailbox:
 def train_ray(
     dataset: str,
     output: str,
-    config: TrainConfig,
+    config: TrainConfig | XdcConfig,
     device: torch.device,
     num_workers: int,
     on_progress: OnProgress = lambda progress: None,
+    train: Train = train,
 ) -> dict[str, float]:
     """`train` by `num_workers` workers of Ray Train; returns the final metrics.
 
@@ -89,7 +92,7 @@ def train_ray(
     # the pool outside: leaving the cluster ends the call that the pool would wait for
     with futures.ThreadPoolExecutor(1) as pool, _ray_cluster(device, num_workers) as cpus:
         mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
-        task = _Task(dataset, output, config, cpus, mailbox)
+        task = _Task(dataset, output, config, cpus, mailbox, train)
         trainer = _trainer(task, device, num_workers)
         try:
             # in a thread: in the main one Ray would take over what an interrupt does
@@ -168,7 +171,7 @@ def _work(config: dict[str, _Task]) -> None:
             task.mailbox.put.remote(progress=progress)
 
     try:
-        metrics = train(task.dataset, task.output, task.config, get_device(), report)
+        metrics = task.train(task.dataset, task.output, task.config, get_device(), report)
     except (PipelineError, OSError) as err:
         ray.get(task.mailbox.put.remote(error=err))
         raise
@@ -190,7 +193,7 @@ def _ray_cluster(device: torch.device, num_workers: int) -> Iterator[int]:
 
 def _cores_of_cluster(num_workers: int) -> int:
     share = ray.cluster_resources().get("CPU", 1) / num_workers  # type: ignore[no-untyped-call]
-    return max(1, min(CLUSTER_CPUS, int(share)))
+    return max(1, min(TRAIN_CPUS, int(share)))
 
 
 def _absolute(url: str) -> str:

@@ -4,6 +4,7 @@ from extractors.settings import Settings
 from index.config import IndexConfig
 from pipeline.config import ExtractConfig
 from training.config import TrainConfig
+from training.xdc.config import XdcConfig
 
 
 class PipelineConfig(Settings):
@@ -13,5 +14,7 @@ class PipelineConfig(Settings):
     """`run extract`."""
     train: TrainConfig = TrainConfig()
     """`run train`."""
+    xdc: XdcConfig = XdcConfig()
+    """`run train --method xdc`, sdc, mdc and cdc."""
     index: IndexConfig = IndexConfig()
     """`run index`."""

@@ -4,12 +4,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from extractors.errors import UsageError
 from pipeline.cli import options, show
 from pipeline.cli.extraction import Means, failed_by_shard, refuse_foreign, run_extract
 
 if TYPE_CHECKING:
     from pipeline.cli.config import PipelineConfig
+    from training.config import TrainConfig
     from training.loop import TrainProgress
+    from training.run_local import Train
+    from training.xdc.config import XdcConfig
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,6 +33,7 @@ def extract(
         bool, typer.Option("--retry-failed", help="Try all failed videos again.")
     ] = False,
     prune: options.Prune = False,
+    drop_unreadable: options.DropUnreadable = False,
     take_over: options.TakeOver = False,
     metrics_file: options.MetricsFile = None,
     executor: options.ExecutorOption = "local",
@@ -44,7 +49,15 @@ def extract(
     settings = options.load_config(preset, config, sets).extract
     retry = failed_by_shard(output, []) if retry_failed else {}
     means = Means(executor, workers, device, take_over, metrics_file)
-    failures = run_extract(source, output, settings, means, retry=retry, prune=prune)
+    failures = run_extract(
+        source,
+        output,
+        settings,
+        means,
+        retry=retry,
+        prune=prune,
+        drop_unreadable=drop_unreadable,
+    )
     raise typer.Exit(FAILED_VIDEOS if failures else 0)
 
 
@@ -52,6 +65,13 @@ def extract(
 def train(
     dataset: options.Dataset,
     output: Output,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="mcn: a model that embeds, from tracks (`train:`). xdc, sdc, mdc or cdc: two "
+            "encoders that extract, from proxies (`xdc:`)."
+        ),
+    ] = "mcn",
     executor: options.ExecutorOption = "local",
     workers: options.Workers = 1,
     device: options.Device = "auto",
@@ -60,9 +80,10 @@ def train(
     sets: options.Sets = None,
     debug: options.Debug = False,
 ) -> None:
-    """Shards to a multimodal clustering model. Run again, it goes on from its last checkpoint."""
+    """Shards to a multimodal clustering model, or to XDC's encoders. Run again, it goes on from its
+    last checkpoint."""
     settings = options.load_config(preset, config, sets)
-    run_train(dataset, output, settings, executor, workers, device)
+    run_train(dataset, output, settings, executor, workers, device, method)
 
 
 @app.command()
@@ -115,11 +136,18 @@ def run_stages(
 
 
 def run_train(
-    dataset: str, output: str, settings: "PipelineConfig", executor: str, workers: int, device: str
+    dataset: str,
+    output: str,
+    settings: "PipelineConfig",
+    executor: str,
+    workers: int,
+    device: str,
+    method: str = "mcn",
 ) -> None:
     """Runs the stage with a bar and a closing table; under torchrun, rank 0 shows them."""
     refuse_foreign(output, "card.json")
     runner = options.check_executor(executor)
+    train, chosen_settings = _method(method, settings)
     from training.loop import TrainProgress
     from training.run_local import is_reporter, train_local
 
@@ -128,16 +156,35 @@ def run_train(
         from training.run_ray import train_ray as train_model
     chosen = options.choose_device(device)
     if not is_reporter():
-        train_model(dataset, output, settings.train, chosen, workers)
+        train_model(dataset, output, chosen_settings, chosen, workers, train=train)
         return
     with show.progress("train", 1, "steps") as bar:
 
         def on_progress(state: TrainProgress) -> None:
             bar.reach(state.step, state.total_steps, _train_detail(state))
 
-        metrics = train_model(dataset, output, settings.train, chosen, workers, on_progress)
+        metrics = train_model(
+            dataset, output, chosen_settings, chosen, workers, on_progress, train=train
+        )
     rows = [(name, round(float(value), 4)) for name, value in sorted(metrics.items())]
     show.table(f"Trained to {output}", ("last epoch", "mean"), rows)
+
+
+def _method(
+    name: str, settings: "PipelineConfig"
+) -> "tuple[Train, TrainConfig] | tuple[Train, XdcConfig]":
+    """How a method trains, and its settings. Raises UsageError for an unknown one."""
+    if name == "mcn":
+        from training.loop import train
+
+        return train, settings.train
+    from training.xdc.supervision import HEADS
+
+    if name not in HEADS:
+        raise UsageError(f"--method {name}: allowed are mcn, {', '.join(HEADS)}")
+    from training.xdc.loop import train as train_xdc
+
+    return train_xdc, settings.xdc.model_copy(update={"method": name})
 
 
 def _train_detail(state: "TrainProgress") -> str:

@@ -1,0 +1,74 @@
+"""The start of an iteration: every video embedded, clustered, labelled; the same on all ranks."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import storage
+from training import distributed
+from training.xdc.embedding import embed_set
+from training.xdc.model import XdcModel
+from training.xdc.pseudo_labels import PseudoLabels, cluster_set
+from training.xdc.reading import ClipLoader
+from training.xdc.supervision import label_sets
+from training.xdc.video_set import VideoSet
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def scratch_folder(output: str) -> Iterator[Path]:
+    """A folder for features on this machine's disk: the run's own where it is local, so that the
+    run that follows a killed one removes what that has left."""
+    local = storage.local_path(output)
+    if local is None or distributed.world()[0] > 0:
+        with tempfile.TemporaryDirectory(prefix="xdc-") as name:
+            yield Path(name)
+        return
+    folder = local / ".features"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_labels(
+    model: XdcModel,
+    iteration: int,
+    videos: VideoSet,
+    loader: ClipLoader,
+    device: torch.device,
+    folder: Path,
+) -> dict[str, PseudoLabels]:
+    """The pseudo-labels of an iteration by name of the label set. Features lie in `folder`
+    meanwhile. All ranks embed, rank 0 clusters, all get the labels."""
+    config = model.config
+    features = embed_set(model, videos, loader, config.clustering.clips, device, folder)
+    found = {}
+    for number, name in enumerate(label_sets(config.method)):
+        made = PseudoLabels(np.empty(len(videos), np.int64), 0)
+        if distributed.world()[0] == 0:
+            seed = (config.seed, iteration, number, 3)
+            made = cluster_set(name, features, videos, config.clustering, seed, folder)
+        found[name] = _shared(made, device)
+    fewest = min(made.clusters for made in found.values())
+    wanted = config.clustering.clusters
+    if fewest < wanted and iteration == 0 and distributed.world()[0] == 0:
+        said = "%d videos: k-means with %d clusters (configured: %d)"
+        logger.warning(said, len(videos), fewest, wanted)
+    return found
+
+
+def _shared(made: PseudoLabels, device: torch.device) -> PseudoLabels:
+    """Those of rank 0."""
+    numbers = torch.from_numpy(np.append(made.labels_N, made.clusters)).to(device)
+    distributed.copy_from_first([numbers])
+    return PseudoLabels(numbers[:-1].cpu().numpy(), int(numbers[-1]))

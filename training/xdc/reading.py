@@ -1,0 +1,214 @@
+"""Reads clips out of shards: frames from proxies by decord, sound from stored spectrograms.
+
+In reading processes, through torch's DataLoader, which keeps the order of the plan.
+Shapes: B clips, T frames, H x W pixels, M mel bands, R rows of spectrogram.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from extractors.errors import AbortError, VideoError
+from extractors.proxy_reader import ProxyReader
+from extractors.xdc_config import mel_rows
+from pipeline import storage
+from pipeline.shards import shard_url
+from training.xdc.clips import ClipRef, clip_start, sound_start
+from training.xdc.config import XdcConfig
+from training.xdc.video_set import VideoSet
+
+OPEN_SHARDS = 32
+"""Tars that a reading process keeps open."""
+
+Value = TypeVar("Value")
+
+
+class ClipBatch(NamedTuple):
+    """Clips as they are read; what a clip lacks is zero."""
+
+    frames_BTHWC: Tensor
+    """uint8 RGB."""
+    mel_BMR: Tensor
+    """float16; rows beyond the sound are 0, which is the log-mel of digital silence."""
+    failure: str = ""
+    """Why the clips could not be read."""
+
+
+class ClipReader(Dataset[ClipBatch]):
+    """Reads clips. Opens nothing before the first one, so that it can be sent to a process."""
+
+    def __init__(self, videos: VideoSet, config: XdcConfig) -> None:
+        self._videos = videos
+        self._config = config
+        self._rows = mel_rows(config.audio.seconds, videos.mel.hop)
+        self._tars: OrderedDict[int, IO[bytes]] = OrderedDict()
+        self._proxies: OrderedDict[int, ProxyReader] = OrderedDict()
+
+    def __getitems__(self, clips: list[ClipRef]) -> ClipBatch:
+        """The clips in their order. What goes wrong is told in `failure`: an exception that comes
+        out of a process loses its kind."""
+        size, count = self._config.video.size, len(clips)
+        frames = np.zeros((count, self._config.video.frames, size, size, 3), np.uint8)
+        mel = np.zeros((count, self._videos.mel.bands, self._rows), np.float16)
+        for i, clip in enumerate(clips):
+            try:
+                if self._videos.seen_N[clip.video]:
+                    frames[i] = self.frames(clip)
+                if self._videos.heard_N[clip.video]:
+                    rows = self.spectrogram(clip)
+                    mel[i, :, : len(rows)] = rows.T
+            except (VideoError, OSError, ValueError) as err:
+                return _failed(self._about(clip, err))
+        return ClipBatch(torch.from_numpy(frames), torch.from_numpy(mel))
+
+    def frames(self, clip: ClipRef) -> NDArray[np.uint8]:
+        """(T, size, size, 3). Raises VideoError for a damaged proxy."""
+        wanted = self._config.video
+        reader = self._proxy(clip.video)
+        start = self._start(clip)
+        found = reader.read([start + (i + 0.5) / wanted.rate for i in range(wanted.frames)])
+        return cut_square(found, clip, wanted.short_side, wanted.size)
+
+    def spectrogram(self, clip: ClipRef) -> NDArray[np.float16]:
+        """(R or fewer, M): the rows of the sound around the clip's middle."""
+        duration = float(self._videos.duration_N[clip.video])
+        picture, sound = self._config.video.seconds, self._config.audio.seconds
+        begins = sound_start(self._start(clip), picture, duration, sound)
+        file = self._tar(int(self._videos.shard_N[clip.video]))
+        offset = int(self._videos.mel_N2[clip.video, 0])
+        return read_npy_rows(file, offset, round(begins / self._videos.mel.hop), self._rows)
+
+    def _start(self, clip: ClipRef) -> float:
+        duration = float(self._videos.duration_N[clip.video])
+        return clip_start(clip.time, duration, self._config.video.seconds)
+
+    def _proxy(self, video: int) -> ProxyReader:
+        def opened() -> ProxyReader:
+            offset, size = map(int, self._videos.proxy_N2[video])
+            file = self._tar(int(self._videos.shard_N[video]))
+            file.seek(offset)
+            return ProxyReader(file.read(size))
+
+        return _kept(self._proxies, video, opened, self._config.sampling.open_proxies)[0]
+
+    def _tar(self, shard: int) -> IO[bytes]:
+        url = shard_url(self._videos.dataset, shard, ".tar")
+        found, left = _kept(self._tars, shard, lambda: storage.open_binary(url), OPEN_SHARDS)
+        if left is not None:
+            left.close()
+        return found
+
+    def _about(self, clip: ClipRef, err: Exception) -> str:
+        shard, key = int(self._videos.shard_N[clip.video]), self._videos.keys[clip.video]
+        reason = " ".join(str(err).split())
+        return (
+            f"{self._videos.dataset}: shard {shard:06d}, video {key}: {reason}; "
+            "`pipeline verify` says what is damaged"
+        )
+
+
+def _kept(
+    cache: OrderedDict[int, Value], number: int, make: Callable[[], Value], size: int
+) -> tuple[Value, Value | None]:
+    """What the cache has or `make` gives, and what had to leave for it: the longest unused."""
+    if number in cache:
+        cache.move_to_end(number)
+        return cache[number], None
+    cache[number] = made = make()
+    return made, cache.popitem(last=False)[1] if len(cache) > size else None
+
+
+def _failed(reason: str) -> ClipBatch:
+    return ClipBatch(torch.zeros(0, dtype=torch.uint8), torch.zeros(0), reason)
+
+
+def cut_square(
+    frames: NDArray[np.uint8], clip: ClipRef, short_side: int, size: int
+) -> NDArray[np.uint8]:
+    """(T, size, size, 3) out of (T, H, W, 3), as if the short side had been scaled first."""
+    height, width = frames.shape[1:3]
+    side = min(height, width, round(size * min(height, width) / short_side))
+    top, left = int(clip.top * (height - side + 1)), int(clip.left * (width - side + 1))
+    top, left = min(top, height - side), min(left, width - side)
+    square = frames[:, top : top + side, left : left + side]
+    if side != size:
+        planes = torch.from_numpy(np.ascontiguousarray(square)).permute(0, 3, 1, 2)
+        scaled = nn.functional.interpolate(planes, (size, size), mode="bilinear", antialias=True)
+        square = scaled.permute(0, 2, 3, 1).numpy()
+    return square[:, :, ::-1] if clip.flip else square
+
+
+def read_npy_rows(file: IO[bytes], offset: int, first: int, count: int) -> NDArray[np.float16]:
+    """Rows [first, first + count) of the (T, D) float16 array that begins at `offset`, as far as
+    they are there. Raises ValueError where something else lies there."""
+    file.seek(offset)
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"spectrogram of .npy version {version}, expected (1, 0)")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if len(shape) != 2 or fortran or dtype != np.float16:
+        raise ValueError(f"spectrogram of {dtype} {shape}, expected float16 (T, D)")
+    first = min(max(0, first), shape[0])
+    count = min(count, shape[0] - first)
+    file.seek(first * shape[1] * dtype.itemsize, 1)
+    content = file.read(count * shape[1] * dtype.itemsize)
+    return np.frombuffer(content, np.float16).reshape(count, shape[1])
+
+
+class ClipLoader:
+    """Batches of clips, read ahead by `sampling.loader_workers` processes that live as long as it.
+
+    Use it as a context manager, one plan after the other.
+    """
+
+    def __init__(self, videos: VideoSet, config: XdcConfig, device: torch.device) -> None:
+        self._plan = _Plan()
+        workers = config.sampling.loader_workers
+        self._loader = DataLoader(
+            ClipReader(videos, config),
+            batch_sampler=self._plan,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            # a fork of a process with threads may hang
+            multiprocessing_context="spawn" if workers else None,
+            generator=torch.Generator(),  # what it draws is not used: leave the global one alone
+        )
+
+    def read(self, plan: Iterable[Sequence[ClipRef]]) -> Iterator[ClipBatch]:
+        """A batch for each list of clips, in order. Raises AbortError naming shard and video."""
+        self._plan.batches = plan
+        for batch in self._loader:
+            if batch.failure:
+                raise AbortError(batch.failure)
+            yield batch
+
+    def __enter__(self) -> "ClipLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        iterator = getattr(self._loader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+
+class _Plan:
+    """What DataLoader asks for the next batch; each reading has its own plan."""
+
+    def __init__(self) -> None:
+        self.batches: Iterable[Sequence[ClipRef]] = ()
+
+    def __iter__(self) -> Iterator[list[ClipRef]]:
+        return (list(batch) for batch in self.batches)
+
+
+def _as_it_is(batch: Any) -> Any:
+    """`__getitems__` has made a batch of it already."""
+    return batch
