@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check test-slow bench-extract fuzz clean install
+.PHONY: demo test check test-slow bench-extract bench-train fuzz clean install
 
 install: $(STAMP)
 
@@ -34,6 +34,10 @@ test-slow: $(STAMP)
 # BENCH="--peer CLONE --peer-python PYTHON" for the peer too (benchmarks/extract_peer.py)
 bench-extract: $(STAMP)
 	$(BIN)/python benchmarks/extract.py $(BENCH)
+
+# BENCH="--official CLONE" for the released code too (benchmarks/train.py)
+bench-train: $(STAMP)
+	$(BIN)/python benchmarks/train.py $(BENCH)
 
 fuzz: $(STAMP)
 	$(BIN)/python benchmarks/fuzz.py

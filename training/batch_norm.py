@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.davenet import MaskedBatchNorm
 from training.distributed import sum_over_ranks, world
@@ -38,19 +39,21 @@ class RankedBatchNorm(MaskedBatchNorm):
             # + 0 * …: the backward pass must have as many sums on every rank
             mean_C, var_C = self.running_mean + 0 * mean_C, self.running_var + 0 * var_C
         elif self.track_running_stats:
-            self._remember(mean_C.detach(), var_C.detach() * count / (count - 1))
+            remember(self, mean_C.detach(), var_C.detach() * count / (count - 1))
         scale_C = self.weight * torch.rsqrt(var_C + self.eps)
         return (rows_NC - mean_C) * scale_C + self.bias
 
-    @torch.no_grad()
-    def _remember(self, mean_C: Tensor, unbiased_var_C: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean_C, self.momentum)
-        self.running_var.lerp_(unbiased_var_C, self.momentum)
+
+@torch.no_grad()
+def remember(norm: _BatchNorm, mean_C: Tensor, unbiased_var_C: Tensor) -> None:
+    """Moves a norm's running statistics towards a batch's."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean_C, norm.momentum)
+    norm.running_var.lerp_(unbiased_var_C, norm.momentum)
 
 
 def _moments(rows_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,14 +78,21 @@ def _moments(rows_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def span_ranks(model: nn.Module) -> None:
     """Replaces every MaskedBatchNorm by a RankedBatchNorm of the same weights and buffers."""
+    replace_norms(model, (MaskedBatchNorm,), RankedBatchNorm)
+
+
+def replace_norms(
+    model: nn.Module, kinds: tuple[type[_BatchNorm], ...], ranked: type[_BatchNorm]
+) -> None:
+    """Replaces every norm of just these kinds by a `ranked` one of the same weights and buffers."""
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
-            if type(norm) is MaskedBatchNorm:
-                ranked = RankedBatchNorm(norm.num_features, norm.eps, norm.momentum)
-                ranked.weight, ranked.bias = norm.weight, norm.bias
-                ranked.running_mean, ranked.running_var = norm.running_mean, norm.running_var
-                ranked.num_batches_tracked = norm.num_batches_tracked
-                setattr(parent, name, ranked.train(norm.training))
+            if isinstance(norm, _BatchNorm) and type(norm) in kinds:
+                made = ranked(norm.num_features, norm.eps, norm.momentum)
+                made.weight, made.bias = norm.weight, norm.bias
+                made.running_mean, made.running_var = norm.running_mean, norm.running_var
+                made.num_batches_tracked = norm.num_batches_tracked
+                setattr(parent, name, made.train(norm.training))
 
 
 @contextmanager

@@ -199,8 +199,8 @@ def _probe(
         if features == "embedding"
         else (train.raw_ND, test.raw_ND)
     )
-    model = _classifier(classifier, regularisation).fit(train_ND, train.labels_N)
-    scores_NL = _class_scores(model, test_ND)
+    model = make_classifier(classifier, regularisation).fit(train_ND, train.labels_N)
+    scores_NL = class_scores(model, test_ND)
     names = model.classes_
     labels_V, train_labels_V = test.video_labels(), train.video_labels()
     values, counts = np.unique(train_labels_V, return_counts=True)
@@ -219,7 +219,8 @@ def _probe(
     )
 
 
-def _classifier(name: Classifier, regularisation: float) -> Pipeline:
+def make_classifier(name: Classifier, regularisation: float) -> Pipeline:
+    """Not fitted yet; standardises the columns by what it is fitted on."""
     if name == "logistic":
         linear = LogisticRegression(C=regularisation, max_iter=ITERATIONS)
     else:
@@ -227,8 +228,9 @@ def _classifier(name: Classifier, regularisation: float) -> Pipeline:
     return make_pipeline(StandardScaler(), linear)
 
 
-def _class_scores(model: Pipeline, rows_ND: Float32) -> NDArray[np.float64]:
-    """(N, L): probabilities where the classifier has them, else margins."""
+def class_scores(model: Pipeline, rows_ND: Float32) -> NDArray[np.float64]:
+    """(N, L), in the order of `model.classes_`: probabilities where the classifier has them, else
+    margins."""
     if hasattr(model, "predict_proba"):
         probabilities_NL: NDArray[np.float64] = model.predict_proba(rows_ND)
         return probabilities_NL

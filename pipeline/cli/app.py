@@ -19,6 +19,7 @@ from pipeline.cli import (
     formats,
     indexes,
     inspection,
+    probes,
     regeneration,
     render,
     report,
@@ -36,6 +37,9 @@ app = typer.Typer(
 )
 app.add_typer(run.app, name="run", help="The three stages, and all of them.")
 app.add_typer(evaluate.app, name="evaluate", help="How good a run is, on held-out data.")
+evaluate.app.command(name="list")(probes.list_set)
+evaluate.app.command()(probes.tracks)
+evaluate.app.command()(probes.finetune)
 app.add_typer(indexes.app, name="index", help="Keeping an index up to date and sound.")
 app.add_typer(embeddings.app, name="embeddings", help="Vectors to other programs and from them.")
 app.add_typer(

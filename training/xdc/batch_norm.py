@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from training.batch_norm import remember, replace_norms
 from training.distributed import sum_over_ranks
 
 
@@ -30,22 +31,12 @@ class SpanningBatchNorm(_BatchNorm):
         centred_NC = x_NC - _along(mean_C, x_NC)
         # around the mean: the mean of squares less the squared mean cancels
         var_C = sum_over_ranks((centred_NC**2).sum(others)) / count
-        self._remember(mean_C.detach(), var_C.detach() * count / (count - 1))
+        remember(self, mean_C.detach(), var_C.detach() * count / (count - 1))
         scale_C = self.weight * torch.rsqrt(var_C + self.eps)
         return centred_NC * _along(scale_C, x_NC) + _along(self.bias, x_NC)
 
     def _check_input_dim(self, x_NC: Tensor) -> None:
         """Any number of axes."""
-
-    @torch.no_grad()
-    def _remember(self, mean_C: Tensor, unbiased_var_C: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean_C, self.momentum)
-        self.running_var.lerp_(unbiased_var_C, self.momentum)
 
 
 def _along(values_C: Tensor, x_NC: Tensor) -> Tensor:
@@ -54,11 +45,4 @@ def _along(values_C: Tensor, x_NC: Tensor) -> Tensor:
 
 def span_ranks(model: nn.Module) -> None:
     """Replaces every batch norm of pictures and volumes by one of the same weights and buffers."""
-    for parent in list(model.modules()):
-        for name, norm in list(parent.named_children()):
-            if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
-                ranked = SpanningBatchNorm(norm.num_features, norm.eps, norm.momentum)
-                ranked.weight, ranked.bias = norm.weight, norm.bias
-                ranked.running_mean, ranked.running_var = norm.running_mean, norm.running_var
-                ranked.num_batches_tracked = norm.num_batches_tracked
-                setattr(parent, name, ranked.train(norm.training))
+    replace_norms(model, (nn.BatchNorm2d, nn.BatchNorm3d), SpanningBatchNorm)

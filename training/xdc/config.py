@@ -11,7 +11,7 @@ from pydantic import Field
 from extractors.xdc_config import AudioEncoderConfig, VideoEncoderConfig
 from pipeline.settings import Settings
 
-XdcMethod = Literal["xdc", "sdc", "mdc", "cdc"]
+XdcMethod = Literal["xdc", "sdc", "mdc", "cdc", "supervised"]
 
 
 class XdcClusteringConfig(Settings):
@@ -89,7 +89,8 @@ class XdcConfig(Settings):
 
     method: XdcMethod = "xdc"
     """Whose pseudo-labels train which encoder: xdc, each by the other's; sdc, each by its own; mdc,
-    each by both; cdc, both by those of the concatenation. `--method` sets it."""
+    each by both; cdc, both by those of the concatenation; supervised, both by the plan's labels, as a
+    reference (one iteration is enough). `--method` sets it."""
     seed: int = Field(default=1, ge=0)
     """Of the weights, the held-out videos, k-means, the clips."""
     iterations: int = Field(default=5, ge=0)

@@ -14,7 +14,7 @@ from pipeline import storage
 from training import distributed
 from training.xdc.embedding import embed_set
 from training.xdc.model import XdcModel
-from training.xdc.pseudo_labels import PseudoLabels, cluster_set
+from training.xdc.pseudo_labels import PseudoLabels, cluster_set, plan_labels
 from training.xdc.reading import ClipLoader
 from training.xdc.supervision import label_sets
 from training.xdc.video_set import VideoSet
@@ -57,10 +57,14 @@ def make_labels(
         made = PseudoLabels(np.empty(len(videos), np.int64), 0)
         if distributed.world()[0] == 0:
             seed = (config.seed, iteration, number, 3)
-            made = cluster_set(name, features, videos, config.clustering, seed, folder)
+            made = (
+                plan_labels(videos)
+                if name == "plan"
+                else cluster_set(name, features, videos, config.clustering, seed, folder)
+            )
         found[name] = _shared(made, device)
-    fewest = min(made.clusters for made in found.values())
     wanted = config.clustering.clusters
+    fewest = min((made.clusters for name, made in found.items() if name != "plan"), default=wanted)
     if fewest < wanted and iteration == 0 and distributed.world()[0] == 0:
         said = "%d videos: k-means with %d clusters (configured: %d)"
         logger.warning(said, len(videos), fewest, wanted)

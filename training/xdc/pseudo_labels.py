@@ -85,6 +85,17 @@ def cluster_set(
     return PseudoLabels(labels_N, clusters)
 
 
+def plan_labels(videos: VideoSet) -> PseudoLabels:
+    """The labels that the videos came with. Raises AbortError for fewer than two of them."""
+    count = int(videos.label_N.max(initial=-1)) + 1
+    if count < 2:
+        raise AbortError(
+            f"{videos.dataset}: {count} labels in its plan; `--method supervised` needs two (the "
+            "column `label` of the list of videos)"
+        )
+    return PseudoLabels(videos.label_N, count)
+
+
 def prepare_rows(
     sources: Sequence[Path],
     has_N: Flags,

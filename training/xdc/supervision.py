@@ -1,7 +1,8 @@
 """Which pseudo-labels train which encoder: all that SDC, MDC, CDC and XDC differ in.
 
 Labels `video` and `audio` are the clusters of one modality, `joint` those of the concatenation
-(arXiv 1911.12667, section 3; methods: two heads an encoder in MDC, one otherwise).
+(arXiv 1911.12667, section 3; methods: two heads an encoder in MDC, one otherwise); `plan` are the
+plan's own labels, which no clustering makes.
 """
 
 from typing import Literal, NamedTuple
@@ -17,7 +18,7 @@ class Head(NamedTuple):
 
     encoder: Modality
     """On whose vectors it stands."""
-    labels: Literal["video", "audio", "joint"]
+    labels: Literal["video", "audio", "joint", "plan"]
     """The label set that it learns to predict."""
 
     @property
@@ -36,6 +37,7 @@ HEADS: dict[XdcMethod, tuple[Head, ...]] = {
     ),
     "cdc": (Head("video", "joint"), Head("audio", "joint")),
     "xdc": (Head("video", "audio"), Head("audio", "video")),
+    "supervised": (Head("video", "plan"), Head("audio", "plan")),
 }
 
 

@@ -130,7 +130,7 @@ def check_dataset(dataset: str, config: XdcConfig) -> LogMelConfig:
 
 
 def _shard_columns(dataset: str, track: str, test: bool, number: int) -> list[dict[str, Any]]:
-    members = _members(shard_url(dataset, number, ".tar"), (".proxy.mp4", f".{track}.npy"))
+    members = members(shard_url(dataset, number, ".tar"), (".proxy.mp4", f".{track}.npy"))
     found = []
     for row in read_rows(dataset, number):
         if row["status"] != "success" or (row["split"] == TEST_SPLIT) != test:
@@ -149,7 +149,7 @@ def _shard_columns(dataset: str, track: str, test: bool, number: int) -> list[di
     return found
 
 
-def _members(url: str, suffixes: tuple[str, ...]) -> dict[str, Member]:
+def members(url: str, suffixes: tuple[str, ...]) -> dict[str, Member]:
     """Where the members with these endings lie in a tar."""
     try:
         with storage.open_binary(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:

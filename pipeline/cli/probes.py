@@ -1,0 +1,279 @@
+"""`pipeline evaluate list`, `tracks` and `finetune`: features and encoders on labelled sets."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from extractors.errors import UsageError
+from pipeline.cli import options, show
+from training.probe_config import FinetuneConfig, ProbeConfig
+
+if TYPE_CHECKING:
+    from training.protocols.split_tables import SplitTable
+    from training.split_scores import ScoreRow
+
+Table = tuple[str, Sequence[str], Sequence[Sequence[Any]]]
+
+Splits = Annotated[
+    str | None,
+    typer.Option(help="What `evaluate list` wrote; by default the dataset's labels and split."),
+]
+Output = Annotated[str | None, typer.Option("--output", help="File for the same JSON.")]
+OnlySplits = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="Only this split; may be repeated. Default: all."),
+]
+Labels = Annotated[
+    int | None,
+    typer.Option(help="Learn from so many training videos, equally many a label.", min=2),
+]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn.", min=0)]
+
+
+def list_set(
+    name: Annotated[str, typer.Argument(help="ucf101, hmdb51, esc50 or dcase2014.")],
+    folder: Annotated[str, typer.Argument(help="Where the set's lists and files are, or below.")],
+    output: Annotated[
+        str | None,
+        typer.Option(help="The csv; by default FOLDER/videos.csv, with relative paths."),
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """A published set as a source of `run extract`, with labels and all its splits or folds."""
+    from pipeline import storage
+    from training.protocols.labelled_sets import count_parts, read_labelled_set
+    from training.protocols.split_tables import write_split_table
+
+    found = read_labelled_set(name, folder)
+    target = output or storage.join(folder, "videos.csv")
+    write_split_table(found, target)
+    labels = len({file.label for file in found.files})
+    rows = [(split, *counts.values()) for split, counts in count_parts(found).items()]
+    title = f"{target}: {len(found.files)} files, {labels} labels"
+    show.table(title, ("split", "train", "test"), rows)
+    if found.missing:
+        show.note(f"{len(found.missing)} files of the lists are not there, as {found.missing[0]}")
+
+
+def tracks(
+    dataset: options.Dataset,
+    splits: Splits = None,
+    split: OnlySplits = None,
+    track: Annotated[
+        list[str] | None, typer.Option("--track", help="A track; may be repeated. Default: all.")
+    ] = None,
+    clips: Annotated[
+        int, typer.Option(help="Rows of a video, uniformly spaced; 0: all.", min=0)
+    ] = ProbeConfig.clips,
+    average: Annotated[
+        str,
+        typer.Option(
+            help="scores: a video is the mean of its rows' scores. features: of its rows, "
+            "in training too, which is faster."
+        ),
+    ] = ProbeConfig.average,
+    c: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--c",
+            help="scikit-learn's C; of several (the default) the best is chosen "
+            "on training videos.",
+        ),
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(help="Parts of the training videos to choose C by.", min=2)
+    ] = ProbeConfig.folds,
+    labels: Labels = None,
+    seed: Seed = 0,
+    as_json: options.Json = False,
+    output: Output = None,
+    debug: options.Debug = False,
+) -> None:
+    """Linear SVM, logistic regression and nearest neighbours on a dataset's tracks, over splits."""
+    from training.track_probe import evaluate_tracks
+
+    if average not in ("scores", "features"):
+        raise UsageError(f"--average {average}: allowed are scores and features")
+    if any(value <= 0 for value in c or ()):
+        raise UsageError(f"--c {min(c or ())}: must be above 0")
+    config = ProbeConfig(
+        clips=clips,
+        average=cast(Literal["scores", "features"], average),
+        c=tuple(c) if c else ProbeConfig.c,
+        folds=folds,
+        labels=labels,
+        seed=seed,
+    )
+    found = evaluate_tracks(dataset, _table(dataset, splits, split), track or (), config)
+    facts = {"dataset": dataset, "splits_table": splits, "settings": asdict(config)}
+    missing = [f"{count} without {name}" for name, count in found.without.items() if count]
+    title = _title("Tracks", found.labelled, found.absent, missing)
+    shown = (title, *_score_table(found.rows))
+    _report("tracks", facts | asdict(found), shown, as_json, output)
+
+
+def finetune(
+    dataset: options.Dataset,
+    model: Annotated[
+        str, typer.Option(help="A run of `run train --method xdc`, or an encoder's file.")
+    ],
+    modality: Annotated[str, typer.Option(help="video or audio: which encoder.")] = "video",
+    splits: Splits = None,
+    split: OnlySplits = None,
+    layers: Annotated[
+        str, typer.Option(help="all: the whole network learns. fc: a new linear layer alone.")
+    ] = FinetuneConfig.trained,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Begin with a fresh encoder, to compare with.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(help="Passes over the clips.", min=0)] = (
+        FinetuneConfig.epochs
+    ),
+    clips_per_video: Annotated[
+        int, typer.Option(help="Random clips of a training video in an epoch.", min=1)
+    ] = FinetuneConfig.clips_per_video,
+    batch_clips: Annotated[int, typer.Option(help="Clips of a step.", min=2)] = (
+        FinetuneConfig.batch_clips
+    ),
+    lr: Annotated[
+        float, typer.Option(help="Learning rate of the encoder.", min=0)
+    ] = FinetuneConfig.lr,
+    head_lr: Annotated[float, typer.Option(help="Learning rate of the linear layer.", min=0)] = (
+        FinetuneConfig.head_lr
+    ),
+    weight_decay: Annotated[float, typer.Option(help="Of all weights.", min=0)] = (
+        FinetuneConfig.weight_decay
+    ),
+    warmup_epochs: Annotated[int, typer.Option(help="Epochs of rising rates.", min=0)] = (
+        FinetuneConfig.warmup_epochs
+    ),
+    drop_epoch: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--drop-epoch", help="After it the rates fall; may be repeated. Default: 6 and 10."
+        ),
+    ] = None,
+    drop_factor: Annotated[float, typer.Option(help="By which they fall.")] = (
+        FinetuneConfig.drop_factor
+    ),
+    test_clips: Annotated[
+        int, typer.Option(help="Uniform clips of a test video, averaged.", min=1)
+    ] = FinetuneConfig.test_clips,
+    no_flip: Annotated[bool, typer.Option("--no-flip", help="Mirror no clips.")] = False,
+    audio_track: Annotated[str, typer.Option(help="The track of XDC's log-mel.")] = "mel",
+    labels: Labels = None,
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option(help="Processes that read clips.", min=0)] = (
+        FinetuneConfig.loader_workers
+    ),
+    as_json: options.Json = False,
+    output: Output = None,
+    device: options.Device = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """An XDC encoder with a new linear layer, trained on labels: fc-only or full fine-tuning."""
+    from training.finetune import evaluate_finetune
+    from training.xdc.supervision import Modality
+
+    if modality not in ("video", "audio"):
+        raise UsageError(f"--modality {modality}: allowed are video and audio")
+    if layers not in ("fc", "all"):
+        raise UsageError(f"--layers {layers}: allowed are fc and all")
+    config = FinetuneConfig(
+        trained=cast(Literal["fc", "all"], layers),
+        from_scratch=from_scratch,
+        epochs=epochs,
+        clips_per_video=clips_per_video,
+        batch_clips=batch_clips,
+        lr=lr,
+        head_lr=head_lr,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        drop_epochs=FinetuneConfig.drop_epochs if drop_epoch is None else tuple(drop_epoch),
+        drop_factor=drop_factor,
+        flip=not no_flip,
+        test_clips=test_clips,
+        labels=labels,
+        seed=seed,
+        loader_workers=workers,
+    )
+    chosen = options.choose_device(device)
+    table, which = _table(dataset, splits, split), cast(Modality, modality)
+    found = evaluate_finetune(model, dataset, table, which, config, audio_track, chosen)
+    facts = {"dataset": dataset, "model": model, "modality": modality, "splits_table": splits}
+    facts |= {"settings": asdict(config)} | asdict(found)
+    missing = [f"{found.without} without {modality}"] if found.without else []
+    title = _title("Fine-tuning", found.labelled, found.absent, missing)
+    _report("finetune", facts, (title, *_score_table([found.row])), as_json, output)
+
+
+def _table(dataset: str, splits: str | None, only: Sequence[str] | None) -> "SplitTable":
+    from training.protocols.split_tables import dataset_splits, read_split_table
+
+    table = dataset_splits(dataset) if splits is None else read_split_table(splits)
+    return table.only(only) if only else table
+
+
+def _title(what: str, labelled: int, absent: int, missing: Sequence[str]) -> str:
+    left_out = [f"{absent} not in the dataset"] if absent else []
+    left_out += missing
+    return f"{what} on {labelled} labelled videos" + (
+        f" ({', '.join(left_out)}: left out)" if left_out else ""
+    )
+
+
+def _score_table(rows: "Sequence[ScoreRow]") -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    """In per cent, with the splits side by side, and chance and majority beside them."""
+    names = [split.split for split in rows[0].splits] if rows else []
+    columns = ("features", "measure", "videos %", *(f"{name} %" for name in names if names[1:]))
+    columns += ("clips %", "chance %", "majority %", "classes", "trained on", "tested", "C")
+    return columns, [_score_cells(row) for row in rows]
+
+
+def _score_cells(row: "ScoreRow") -> Sequence[Any]:
+    splits = row.splits
+    several = [f"{100 * split.accuracy:.1f}" for split in splits] if splits[1:] else []
+    spread = f" ± {100 * row.deviation:.1f}" if several else ""
+    clips = [split.clip_accuracy for split in splits if split.clip_accuracy is not None]
+    return (
+        row.features,
+        row.measure,
+        f"{100 * row.accuracy:.1f}{spread}",
+        *several,
+        _mean_per_cent(clips) if clips else "",
+        _mean_per_cent([split.chance for split in splits]),
+        _mean_per_cent([split.majority for split in splits]),
+        _span([split.classes for split in splits]),
+        _span([split.train_videos for split in splits]),
+        _span([split.test_videos for split in splits]),
+        _span([split.c for split in splits if split.c is not None]),
+    )
+
+
+def _mean_per_cent(shares: Sequence[float]) -> str:
+    return f"{100 * sum(shares) / len(shares):.1f}"
+
+
+def _span(values: Sequence[float]) -> str:
+    """'7', or '5 to 7'; empty for none."""
+    ends = {min(values), max(values)} if values else set()
+    return " to ".join(f"{value:g}" for value in sorted(ends))
+
+
+def _report(
+    evaluation: str, facts: Mapping[str, Any], table: Table, as_json: bool, output: str | None
+) -> None:
+    """The table, or JSON on standard output; the JSON in a file too where one is named."""
+    from pipeline import storage
+    from training.checkpoints import code_version
+
+    report = {"evaluation": evaluation, "code_version": code_version(), **facts}
+    if output is not None:
+        storage.publish_json(output, report)
+    if as_json:
+        show.out.print_json(json.dumps(report))
+    else:
+        show.table(*table)
