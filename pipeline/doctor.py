@@ -33,7 +33,11 @@ def diagnose(dataset: str, *, check_sources: bool = False) -> list[Finding]:
     """
     examined, findings = _examine(dataset)
     for check in CHECKS:
-        findings += check(examined)
+        try:
+            findings += check(examined)
+        except DamagedError as err:
+            findings.append(_damaged_plan(str(err)))
+    findings = list(dict.fromkeys(findings))
     findings += _manifest(examined)
     if check_sources:
         findings += missing_sources(examined)
@@ -99,6 +103,11 @@ def _read(dataset: str, number: int) -> tuple[ShardRecord | None, pa.Table | Non
     return record, None, [_lost_rows(dataset, record, what)]
 
 
+def _damaged_plan(what: str) -> Finding:
+    todo = "restore it from a copy, or extract into a new folder"
+    return Finding("error", what, "which video is in which shard cannot be known", todo)
+
+
 def _lost_rows(dataset: str, record: ShardRecord, what: str) -> Finding:
     """A parquet that is lost; the manifest may have its rows."""
     why = "readers stop at it, or leave out its shard"
@@ -107,7 +116,7 @@ def _lost_rows(dataset: str, record: ShardRecord, what: str) -> Finding:
 
     def restore() -> str:
         restore_parquet(dataset, record)
-        return "written anew out of the manifest, byte for byte what its record says"
+        return "written anew out of the manifest"
 
     return Finding("error", what, why, "`--fix` writes it anew out of the manifest", fix=restore)
 

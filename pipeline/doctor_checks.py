@@ -16,6 +16,7 @@ from pipeline.jobs import planned_jobs
 from pipeline.lease import Lease
 from pipeline.plan import read_plan
 from pipeline.provenance import changes
+from pipeline.published import withdrawn_shards
 from pipeline.shards import ShardRecord, shard_name
 
 Severity = Literal["error", "warning", "note"]
@@ -137,6 +138,13 @@ def _files(examined: Examined) -> Iterator[Finding]:
         what = f"{len(lost)} records are there without their tar: {named(lost)}"
         why = "it was removed by hand: readers stop at it"
         yield Finding("error", what, why, f"{EXTRACT}: they are made again")
+    withdrawn = set(withdrawn_shards(examined.dataset))
+    parts = [number for number in parts if number not in withdrawn]
+    if withdrawn:
+        what = f"{len(withdrawn)} shards are withdrawn: {named(withdrawn)}"
+        why = "`verify --fix` found damage, or a run died while it replaced them; no reader looks"
+        todo = f"keep their files and {EXTRACT}: what is whole is carried over"
+        yield Finding("note" if examined.running else "warning", what, why, todo)
     if parts:
         what = f"{len(set(parts))} shards have files but no record: {named(set(parts))}"
         why = "a run was stopped between a shard's files; no reader looks at them"

@@ -17,7 +17,7 @@ from pipeline import attempts, storage
 from pipeline.config import ExtractConfig
 from pipeline.dataset import check_extractable, read_records, write_dataset_card, write_manifest
 from pipeline.jobs import Job, make_jobs
-from pipeline.plan import PlanUpdate, extend_plan, read_plan, write_plan
+from pipeline.plan import PlanUpdate, extend_plan, plan_url, read_plan, write_plan
 from pipeline.provenance import dataset_fingerprint
 from pipeline.quarantine import read_quarantine
 from pipeline.shards import ShardRecord, broken_shards, shard_url
@@ -60,13 +60,13 @@ def compare(
     *,
     retry: Mapping[int, Sequence[str]] | None = None,
     prune: bool = False,
-    drop_unreadable: bool = False,
+    drop_failed: bool = False,
 ) -> Todo:
     """What a run would do; nothing is written. Without a source, the plan is as it is.
 
     `retry` holds keys of failed videos to be tried again, by shard; `prune` drops the videos that
-    the source no longer lists, `drop_unreadable` those that must be opened again and cannot be
-    read. Raises UsageError for a source without videos, AbortError for a dataset of another
+    the source no longer lists, `drop_failed` those that must be opened again and fail
+    now. Raises UsageError for a source without videos, AbortError for a dataset of another
     version.
     """
     language = config.speech.caption_language if config.speech else None
@@ -78,6 +78,11 @@ def compare(
     else:
         update = extend_plan(plan, videos, config, prune=prune)
     records = {record.number: record for record in read_records(dataset)}
+    if records and not plan:
+        raise AbortError(
+            f"{plan_url(dataset)}: missing, while {len(records)} shards are there; restore it from "
+            "a copy, or extract into a new folder: which video is in which shard cannot be known"
+        )
     broken = broken_shards(dataset, list(records.values()))
     planned = make_jobs(
         dataset,
@@ -85,7 +90,7 @@ def compare(
         dataset_fingerprint(config),
         read_quarantine(dataset),
         retry,
-        drop_unreadable=drop_unreadable,
+        drop_failed=drop_failed,
     )
     jobs, done = [], []
     for job in planned:
@@ -106,7 +111,7 @@ def plan_extract(
     *,
     retry: Mapping[int, Sequence[str]] | None = None,
     prune: bool = False,
-    drop_unreadable: bool = False,
+    drop_failed: bool = False,
 ) -> Todo:
     """As `compare`, and publishes the plan and the dataset's card; shards that `prune` left without
     a video are removed.
@@ -114,9 +119,7 @@ def plan_extract(
     Raises AbortError where the dataset cannot be written.
     """
     with _aborting_on_os_errors(dataset):
-        todo = compare(
-            source, dataset, config, retry=retry, prune=prune, drop_unreadable=drop_unreadable
-        )
+        todo = compare(source, dataset, config, retry=retry, prune=prune, drop_failed=drop_failed)
         if source is not None:
             write_plan(dataset, todo.update.plan)
         write_dataset_card(dataset, config)

@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from extractors.errors import Reason
+from extractors.errors import AbortError, Reason, VideoError
 from pipeline import storage
 from pipeline.attempts import UNWATCHED, Watch
 from pipeline.batching import InProgress
@@ -20,6 +20,7 @@ from pipeline.published import (
     StoredVideo,
     forget_withdrawn,
     published_shard,
+    reinstate,
     withdraw,
 )
 from pipeline.quarantine import read_quarantine
@@ -50,8 +51,8 @@ class Job:
     """Keys of its videos that are not to be opened."""
     retry: tuple[str, ...] = ()
     """Keys of its failed videos that are to be tried again, though nothing has changed."""
-    drop_unreadable: bool = False
-    """Make it even where that loses a video which it has and which cannot be read now."""
+    drop_failed: bool = False
+    """Make it even where that loses a video which it has and which fails now."""
 
 
 _facts_of = attrgetter(*(field.name for field in fields(SourceVideo)))
@@ -64,7 +65,7 @@ def make_jobs(
     quarantine: Iterable[str] = (),
     retry: Mapping[int, Sequence[str]] | None = None,
     *,
-    drop_unreadable: bool = False,
+    drop_failed: bool = False,
 ) -> Iterator[Job]:
     """The jobs of a plan, by shard number. `fingerprint` is the dataset's (pipeline.provenance);
     `quarantine` holds keys of the dataset, `retry` keys by shard number."""
@@ -77,7 +78,7 @@ def make_jobs(
         quarantined = tuple(video.key for video in videos if video.key in aside)
         content = digest([fingerprint, [_facts_of(video) for video in videos], quarantined])
         tried = tuple(retry.get(number, ())) if retry else ()
-        yield Job(dataset, number, videos, content, quarantined, tried, drop_unreadable)
+        yield Job(dataset, number, videos, content, quarantined, tried, drop_failed)
 
 
 def planned_jobs(dataset: str, fingerprint: str) -> Iterator[Job]:
@@ -90,9 +91,9 @@ def run_job(job: Job, worker: Worker, watch: Watch = UNWATCHED) -> ShardRecord:
 
     What an earlier run published of it and is still true is carried over. A failed video is a row;
     only what makes the whole shard impossible raises. A shard that has a video which would have to
-    be opened and cannot be read now (a disk that is not mounted) stays as it is, unless
-    `job.drop_unreadable`: then the record is the old one. `watch` is of an attempt at it
-    (pipeline.attempts), told which video is being read.
+    be opened and fails now (its disk is not mounted) stays as it is, unless `job.drop_failed`: then
+    the record is the old one. `watch` is of an attempt at it (pipeline.attempts), told which video
+    is being read. Raises AbortError for a damaged shard of which a video is out of reach.
     """
     worker.stage_seconds.clear()
     with published_shard(job.dataset, job.number) as old:
@@ -101,6 +102,7 @@ def run_job(job: Job, worker: Worker, watch: Watch = UNWATCHED) -> ShardRecord:
         except _WouldLoseError as err:
             assert old is not None, "what is lost was there"
             _log.warning("shard %s is left as it was: %s", old.record.name, err)
+            reinstate(job.dataset, old.record)
             return old.record
     publish_record(shard_url(job.dataset, job.number, "_stats.json"), record)
     forget_withdrawn(job.dataset, job.number)
@@ -108,7 +110,7 @@ def run_job(job: Job, worker: Worker, watch: Watch = UNWATCHED) -> ShardRecord:
 
 
 class _WouldLoseError(Exception):
-    """A video that the shard has cannot be read now."""
+    """A video that the shard has fails now."""
 
 
 @dataclass
@@ -157,20 +159,31 @@ def _samples(
     videos = _watched(job.videos, watch)
     for progress, sample in worker.extract(videos, find, isolate=watch.isolated):
         previous = old.rows.get(progress.video.key) if old else None
-        if not job.drop_unreadable:
-            _check_nothing_lost(progress, previous)
+        if progress.failure is not None and not job.drop_failed:
+            _check_nothing_lost(progress.failure, previous)
+            _check_not_all_lost(progress.failure, job, old)
         made.rows.append(_row(progress, sample, previous))
         if sample is not None:
             made.count(progress, sample, worker.fingerprints.keys() - progress.carried)
             yield sample.key, encode_sample(sample)
 
 
-def _check_nothing_lost(progress: InProgress, previous: dict[str, Any] | None) -> None:
-    """A file that is gone says nothing of the features that were made of it."""
-    failure = progress.failure
-    out_of_reach = failure is not None and failure.reason in (Reason.NOT_FOUND, Reason.UNREADABLE)
-    if out_of_reach and previous and previous["status"] == "success":
+def _check_nothing_lost(failure: VideoError, previous: dict[str, Any] | None) -> None:
+    """A file that fails now says nothing of the features that were made of it."""
+    wanted = failure.reason is Reason.QUARANTINED
+    if previous and previous["status"] == "success" and not wanted:
         raise _WouldLoseError(failure)
+
+
+def _check_not_all_lost(failure: VideoError, job: Job, old: PublishedShard | None) -> None:
+    """Of a damaged shard nobody knows which videos it has: it is not made anew without a file."""
+    gone = failure.reason in (Reason.NOT_FOUND, Reason.UNREADABLE)
+    tar = shard_url(job.dataset, job.number, ".tar")
+    if old is None and gone and storage.exists(tar):
+        raise AbortError(
+            f"{tar}: is damaged, and cannot be made anew as a whole ({failure}); bring the file "
+            "back, or give --drop-failed to go without it"
+        )
 
 
 def _watched(videos: Iterable[SourceVideo], watch: Watch) -> Iterator[SourceVideo]:

@@ -130,16 +130,16 @@ def extend_plan(
 def _keep_out_of_reach(
     plan: Sequence[PlannedVideo], listed: dict[str, SourceVideo]
 ) -> tuple[str, ...]:
-    """Puts planned videos in the place of listed ones whose file is not there now; their keys."""
-    found = [
-        old.video
+    """Listed videos whose file is not there now keep the version that is planned; their keys."""
+    found = {
+        old.video.key: old.video.version
         for old in plan
         if old.video.key in listed
         and listed[old.video.key].out_of_reach
         and not old.video.out_of_reach
-    ]
-    listed.update({video.key: video for video in found})
-    return tuple(video.key for video in found)
+    }
+    listed.update({key: replace(listed[key], version=known) for key, known in found.items()})
+    return tuple(found)
 
 
 def _renamed(
@@ -151,7 +151,9 @@ def _renamed(
     known = {planned.video.key for planned in plan}
     fresh = [video for video in listed.values() if video.key not in known]
     times = Counter(video.version for video in (*unlisted, *fresh))
-    by_version = {video.version: video.key for video in fresh if video.version}
+    by_version = {
+        video.version: video.key for video in fresh if video.version and not video.out_of_reach
+    }
     return {
         video.key: by_version[video.version]
         for video in unlisted

@@ -16,7 +16,7 @@ from typing import Any
 from extractors.errors import DamagedError
 from extractors.tracks import Segment
 from pipeline import storage
-from pipeline.recovery import recover_rows
+from pipeline.recovery import has_parquet, has_tar, recover_rows, restore_parquet
 from pipeline.samples import decode_segments
 from pipeline.shards import (
     ShardRecord,
@@ -32,6 +32,7 @@ from pipeline.sources import SourceVideo
 
 _log = logging.getLogger(__name__)
 
+WITHDRAWN = "_withdrawn.json"
 MEMBERS = {
     "transcript": ("transcript.json",),
     "proxy": ("proxy.mp4",),
@@ -106,7 +107,7 @@ class PublishedShard:
     def find(self, video: SourceVideo) -> StoredVideo | None:
         """The video by its key; one that was renamed by its version (size and time of change)."""
         row = self.rows.get(video.key)
-        if row is None and video.version:
+        if row is None and video.version and not video.out_of_reach:
             row = next((r for r in self.rows.values() if r.get("version") == video.version), None)
         if row is None:
             return None
@@ -148,16 +149,28 @@ def _open_shard(dataset: str, record: ShardRecord, stack: contextlib.ExitStack) 
 
 def _rows(dataset: str, record: ShardRecord) -> list[dict[str, Any]]:
     """Of the parquet; of the manifest where the parquet is not what the record says."""
-    try:
-        with storage.local_copy(shard_url(dataset, record.number, ".parquet")) as path:
-            if sha256_of(Path(path)) == record.parquet_sha256:
-                return read_rows(dataset, record.number)
-    except FileNotFoundError:
-        pass
+    if has_parquet(dataset, record):
+        return read_rows(dataset, record.number)
     recovered = recover_rows(dataset, record)
     if recovered is None:
         raise DamagedError(f"{record.name}.parquet: missing, or not what its record says")
     return recovered
+
+
+def repair_shard(dataset: str, record: ShardRecord) -> str:
+    """For a shard that is not what its record says: its parquet out of the manifest where that is
+    what is wrong, else its record is withdrawn and the next `run extract` makes it again. Says
+    which. To be called under the dataset's lease."""
+    try:
+        if read_record(dataset, record.number) != record:
+            return f"shard {record.name}: has been made again meanwhile"
+    except (FileNotFoundError, DamagedError):
+        return f"shard {record.name}: has no record any more"
+    lost = has_tar(dataset, record) and not has_parquet(dataset, record)
+    if lost and restore_parquet(dataset, record) is not None:
+        return f"shard {record.name}: its parquet is written anew out of the manifest"
+    withdraw(dataset, record)
+    return f"shard {record.name}: its record is withdrawn, `pipeline run extract` makes it again"
 
 
 def withdraw(dataset: str, record: ShardRecord) -> None:
@@ -168,9 +181,24 @@ def withdraw(dataset: str, record: ShardRecord) -> None:
     storage.remove(shard_url(dataset, record.number, "_stats.json"))
 
 
+def reinstate(dataset: str, record: ShardRecord) -> None:
+    """Puts back what a shard that stays as it is lacks: its record, where a run died after it had
+    withdrawn it, and its parquet, where that is lost."""
+    if not has_parquet(dataset, record):
+        record = restore_parquet(dataset, record) or record
+    publish_record(shard_url(dataset, record.number, "_stats.json"), record)
+    forget_withdrawn(dataset, record.number)
+
+
 def forget_withdrawn(dataset: str, number: int) -> None:
     """For when the new edition's record is there."""
     storage.remove(_withdrawn_url(dataset, number))
+
+
+def withdrawn_shards(dataset: str) -> list[int]:
+    """Numbers of the shards whose record is kept aside."""
+    names = storage.names(storage.join(dataset, "attempts"))
+    return [int(n.removesuffix(WITHDRAWN)) for n in names if n.endswith(WITHDRAWN)]
 
 
 def _record_of(dataset: str, number: int) -> ShardRecord:
@@ -181,7 +209,7 @@ def _record_of(dataset: str, number: int) -> ShardRecord:
 
 
 def _withdrawn_url(dataset: str, number: int) -> str:
-    return storage.join(dataset, "attempts", f"{shard_name(number)}_withdrawn.json")
+    return storage.join(dataset, "attempts", shard_name(number) + WITHDRAWN)
 
 
 def _members_by_key(tar: tarfile.TarFile) -> dict[str, list[tarfile.TarInfo]]:

@@ -53,9 +53,9 @@ class SourceVideo:
 
     @property
     def out_of_reach(self) -> bool:
-        """Whether the file, or captions that the source names, were not there when it was listed:
-        removed, or on a disk that is not mounted now."""
-        return MISSING in self.version.split()
+        """Whether the video was not there when it was listed: removed, or on a disk that is not
+        mounted now."""
+        return self.version.split(" ")[0] == MISSING
 
 
 def read_source(source: str, caption_language: str | None = None) -> list[SourceVideo]:

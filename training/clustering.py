@@ -38,7 +38,8 @@ def nearest(rows_ND: Tensor, centroids_KD: Tensor, metric: str) -> tuple[Tensor,
 
 class Nearest:
     """`nearest` of the same rows again and again: centroids that have not moved since the last call
-    are not compared anew. Exactly what comparing all of them gives; holds (N, K) numbers."""
+    are not compared anew. What comparing all of them gives, but for the last bits of a product of
+    some columns; holds (N, K) numbers."""
 
     def __init__(self, rows_ND: Tensor, metric: str, clusters: int) -> None:
         self._rows_ND, self._cosine = rows_ND, metric != "euclidean"

@@ -28,7 +28,7 @@ from training.probe_config import FinetuneConfig
 from training.protocols.split_tables import SplitTable
 from training.xdc.config import XdcConfig, XdcSamplingConfig
 from training.xdc.supervision import Modality
-from training.xdc.video_set import VideoSet, members, check_dataset
+from training.xdc.video_set import VideoSet, check_dataset, members
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,14 @@ def _column(rows: list[dict[str, Any]], name: str) -> NDArray[np.int64]:
 def _shard_columns(
     dataset: str, track: str, labelled: Mapping[str, int], number: int
 ) -> list[dict[str, Any]]:
-    members = members(shard_url(dataset, number, ".tar"), (".proxy.mp4", f".{track}.npy"))
+    places = members(shard_url(dataset, number, ".tar"), (".proxy.mp4", f".{track}.npy"))
     found = []
     for row in read_rows(dataset, number):
         if row["status"] != "success" or row["key"] not in labelled:
             continue
         try:
-            proxy = members[f"{row['key']}.proxy.mp4"]
-            mel = members[f"{row['key']}.{track}.npy"]
+            proxy = places[f"{row['key']}.proxy.mp4"]
+            mel = places[f"{row['key']}.{track}.npy"]
         except KeyError as err:
             raise AbortError(
                 f"{dataset}: shard {number:06d} lists video {row['key']}, its tar has no "

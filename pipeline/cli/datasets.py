@@ -126,7 +126,8 @@ def verify(
     """Hashes every file, compares tar, parquet, record, plan and manifest; exit code 1 if any
     differ."""
     from pipeline.dataset import read_dataset_card, read_records
-    from pipeline.recovery import repair_shard
+    from pipeline.lease import holding
+    from pipeline.published import repair_shard
     from pipeline.verify import verify_dataset
 
     read_dataset_card(dataset)
@@ -143,8 +144,10 @@ def verify(
     else:
         for problem in problems:
             show.error(problem)
-    for record in damaged if fix else ():
-        show.note(repair_shard(dataset, record))
+    if damaged and fix:
+        with holding(dataset):  # a run at work may replace what is damaged
+            for record in damaged:
+                show.note(repair_shard(dataset, record))
     if problems:
         todo = "; `pipeline verify --fix` mends what it can" if damaged and not fix else ""
         raise AbortError(f"{dataset}: {show.count(len(problems), 'problem')}{todo}")

@@ -53,7 +53,7 @@ def run_extract(
     *,
     retry: Mapping[int, Sequence[str]] | None = None,
     prune: bool = False,
-    drop_unreadable: bool = False,
+    drop_failed: bool = False,
 ) -> int:
     """Runs the stage with a bar and a closing table; gives the number of videos that failed or that
     could not be made again. Without a source, the dataset's own plan is worked."""
@@ -68,7 +68,7 @@ def run_extract(
         for folder in (output, storage.join(output, "shards"), storage.join(output, "attempts")):
             storage.sweep(folder)
         todo = plan_extract(
-            source, output, settings, retry=retry, prune=prune, drop_unreadable=drop_unreadable
+            source, output, settings, retry=retry, prune=prune, drop_failed=drop_failed
         )
         show_update(todo.update, pruned=prune)
         meter = _work(todo, output, settings, means, chosen, holder)
@@ -84,7 +84,7 @@ def run_extract(
         show.note(
             f"{show.count(len(left), 'shard')} left as made earlier: videos that they have cannot "
             "be read now (the warnings name them); bring the files back and run again, or give "
-            "--prune for those that the source no longer lists, --drop-unreadable for all"
+            "--prune for those that the source no longer lists, --drop-failed for all"
         )
     return failures + sum(record.count for record in left)
 

@@ -20,12 +20,12 @@ Model = Annotated[str, typer.Option(help="The run that `run train` wrote.")]
 ExecutorOption = Annotated[str, typer.Option("--executor", help="local or ray.")]
 Workers = Annotated[int, typer.Option(help="Worker processes, or actors of Ray.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-DropUnreadable = Annotated[
+DropFailed = Annotated[
     bool,
     typer.Option(
-        "--drop-unreadable",
-        help="Make a shard again even where a video that it has cannot be read now: the video's "
-        "features are lost. Otherwise such a shard stays as it was.",
+        "--drop-failed",
+        help="Make a shard again even where a video that it has fails now (its file is out of "
+        "reach, damaged …): its features are lost. Otherwise such a shard stays as it was.",
     ),
 ]
 Prune = Annotated[
@@ -43,7 +43,7 @@ Where = Annotated[
     typer.Option("--where", help="A condition, as in reason=timeout or key!=test_*. May repeat."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Preset = Annotated[str, typer.Option(help="embedded, reference or mcn_official.")]
+Preset = Annotated[str, typer.Option(help="embedded, reference, mcn_official or xdc.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file over the preset.", dir_okay=False)
 ]

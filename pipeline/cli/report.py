@@ -41,7 +41,7 @@ def _found(target: str) -> list[tuple[str, str]]:
     below = [(kind, card, storage.join(target, kind)) for card, kind in CARDS.items()]
     found = [(kind, url) for kind, card, url in below if storage.exists(storage.join(url, card))]
     if not found:
-        names = ", ".join(f"{card} of a {kind}" for card, kind in CARDS.items())
+        names = ", ".join(f"{card} ({kind})" for card, kind in CARDS.items())
         raise UsageError(f"{target}: nothing to report: it holds none of {names}")
     return found
 

@@ -33,7 +33,7 @@ def extract(
         bool, typer.Option("--retry-failed", help="Try all failed videos again.")
     ] = False,
     prune: options.Prune = False,
-    drop_unreadable: options.DropUnreadable = False,
+    drop_failed: options.DropFailed = False,
     take_over: options.TakeOver = False,
     metrics_file: options.MetricsFile = None,
     executor: options.ExecutorOption = "local",
@@ -56,7 +56,7 @@ def extract(
         means,
         retry=retry,
         prune=prune,
-        drop_unreadable=drop_unreadable,
+        drop_failed=drop_failed,
     )
     raise typer.Exit(FAILED_VIDEOS if failures else 0)
 

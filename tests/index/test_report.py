@@ -69,7 +69,7 @@ def test_a_damaged_index_is_refused(build_from: Any, tmp_path: Path) -> None:
 
 
 def test_nothing_to_report_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds none of dataset\.json of a dataset"):
+    with pytest.raises(UsageError, match=r"holds none of dataset\.json \(dataset\)"):
         report(str(tmp_path), str(tmp_path / "r.html"))
 
 

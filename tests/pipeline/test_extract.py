@@ -72,7 +72,7 @@ def test_only_what_changed_is_made_again(
     )
     assert extract(source, dataset, wider) == [0, 1, 2]
     assert tar_digests(dataset)["000000.tar"] == before["000000.tar"]
-    todo = plan_extract(source, dataset, wider, drop_unreadable=True)
+    todo = plan_extract(source, dataset, wider, drop_failed=True)
     assert [job.number for job in todo.jobs] == [0]
     (record,) = [
         record

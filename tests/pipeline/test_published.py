@@ -12,13 +12,14 @@ import torch
 
 import pipeline.worker
 from extractors.config import LogMelConfig, MeanColourConfig, ProxyConfig
+from extractors.errors import AbortError
 from extractors.views import SoundView
 from extractors.weights import CACHE_VARIABLE
 from pipeline.cli.options import load_config
 from pipeline.config import ExtractConfig
 from pipeline.dataset import read_all_rows, read_records
 from pipeline.extract import Todo, plan_extract, run_extract
-from pipeline.published import published_shard
+from pipeline.published import published_shard, withdraw, withdrawn_shards
 from pipeline.quarantine import put_aside, release
 from pipeline.samples import read_dataset
 from pipeline.shards import ShardRecord, shard_url
@@ -308,6 +309,65 @@ def test_a_lost_parquet_is_read_out_of_the_manifest(
     extract(source, dataset, changed(config, audio=LogMelConfig(bands=16)))
     assert all(isinstance(view, SoundView) for _, views in decoded for view in views)
     assert [row["attempts"] for row in read_all_rows(dataset)] == [1, 2, 1]  # it knew of the first
+
+
+@pytest.mark.parametrize("lost", [("manifest.parquet", "shards/000000.parquet"), ("record",)])
+def test_a_damaged_shard_is_not_made_anew_without_its_files(
+    copies: Copies, config: ExtractConfig, tmp_path: Path, lost: tuple[str, ...]
+) -> None:
+    source, dataset = copies(2), str(tmp_path / "d")
+    extract(source, dataset, config)
+    before = tar_digests(dataset)
+    for name in lost:
+        if name == "record":
+            Path(shard_url(dataset, 0, "_stats.json")).write_text("")
+        else:
+            (tmp_path / "d" / name).unlink()
+    (Path(source) / "clip000.mp4").unlink()
+    with pytest.raises(AbortError, match="is damaged, and cannot be made anew"):
+        run_all(plan_extract(source, dataset, config), dataset, config)
+    assert tar_digests(dataset) == before
+    run_all(plan_extract(source, dataset, config, drop_failed=True), dataset, config)
+    assert [row["reason"] for row in read_all_rows(dataset)] == ["not_found", None]
+
+
+def test_a_video_that_fails_now_keeps_its_features(
+    copies: Copies, config: ExtractConfig, tmp_path: Path
+) -> None:
+    source, dataset = copies(2), str(tmp_path / "d")
+    extract(source, dataset, config)
+    before = tar_digests(dataset)
+    (Path(source) / "clip000.mp4").write_bytes(b"")  # a copy that was begun
+    todo = plan_extract(source, dataset, config)
+    records = run_all(todo, dataset, config)
+    assert (todo.left(records), tar_digests(dataset)) == (records, before)
+
+
+def test_a_shard_that_is_left_gets_back_what_it_lacks(
+    copies: Copies, config: ExtractConfig, tmp_path: Path
+) -> None:
+    source, dataset = copies(2), str(tmp_path / "d")
+    (record,) = run_all(plan_extract(source, dataset, config), dataset, config)
+    parquet = Path(shard_url(dataset, 0, ".parquet"))
+    rows = parquet.read_bytes()
+    withdraw(dataset, record)  # a run that died before it replaced anything
+    assert withdrawn_shards(dataset) == [0]
+    parquet.unlink()
+    (Path(source) / "clip000.mp4").unlink()
+    wider = changed(config, audio=LogMelConfig(bands=16))
+    assert run_all(plan_extract(source, dataset, wider), dataset, wider) == [record]
+    assert read_records(dataset) == [record]
+    assert (parquet.read_bytes(), withdrawn_shards(dataset)) == (rows, [])
+
+
+def test_shards_without_a_plan_are_not_planned_anew(
+    copies: Copies, config: ExtractConfig, tmp_path: Path
+) -> None:
+    source, dataset = copies(2), str(tmp_path / "d")
+    extract(source, dataset, config)
+    (tmp_path / "d/plan.parquet").unlink()
+    with pytest.raises(AbortError, match=r"plan\.parquet: missing, while 1 shards"):
+        plan_extract(source, dataset, config)
 
 
 def spoil(path: Path, damage: str) -> None:

@@ -89,8 +89,8 @@ class XdcConfig(Settings):
 
     method: XdcMethod = "xdc"
     """Whose pseudo-labels train which encoder: xdc, each by the other's; sdc, each by its own; mdc,
-    each by both; cdc, both by those of the concatenation; supervised, both by the plan's labels, as a
-    reference (one iteration is enough). `--method` sets it."""
+    each by both; cdc, both by those of the concatenation; supervised, both by the plan's labels, as
+    a reference (one iteration is enough). `--method` sets it."""
     seed: int = Field(default=1, ge=0)
     """Of the weights, the held-out videos, k-means, the clips."""
     iterations: int = Field(default=5, ge=0)

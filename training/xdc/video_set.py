@@ -130,14 +130,14 @@ def check_dataset(dataset: str, config: XdcConfig) -> LogMelConfig:
 
 
 def _shard_columns(dataset: str, track: str, test: bool, number: int) -> list[dict[str, Any]]:
-    members = members(shard_url(dataset, number, ".tar"), (".proxy.mp4", f".{track}.npy"))
+    stored = members(shard_url(dataset, number, ".tar"), (".proxy.mp4", f".{track}.npy"))
     found = []
     for row in read_rows(dataset, number):
         if row["status"] != "success" or (row["split"] == TEST_SPLIT) != test:
             continue
         try:
-            proxy = members[f"{row['key']}.proxy.mp4"]
-            mel = members[f"{row['key']}.{track}.npy"]
+            proxy = stored[f"{row['key']}.proxy.mp4"]
+            mel = stored[f"{row['key']}.{track}.npy"]
         except KeyError as err:
             raise AbortError(
                 f"{dataset}: shard {number:06d} lists video {row['key']}, its tar has no "

@@ -50,7 +50,7 @@ def test_verify_fix_restores_rows_and_has_damaged_tars_made_again(
     content = bytearray(tar.read_bytes())
     content[2000] ^= 1
     tar.write_bytes(content)
-    assert "its record is removed" in run("verify", dataset, "--fix").err
+    assert "its record is withdrawn" in run("verify", dataset, "--fix").err
     assert not record.exists()
 
 

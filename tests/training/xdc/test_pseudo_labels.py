@@ -19,6 +19,7 @@ from training.xdc.pseudo_labels import (
     agreement,
     cluster_set,
     cluster_statistics,
+    plan_labels,
     prepare_rows,
     publish_labels,
     without_tiny,
@@ -180,3 +181,14 @@ def test_labels_are_published_by_key(tmp_path: Path) -> None:
         "held_out": [True, False, False, False],
         "video": [1, None, 0, 2],
     }
+
+
+def test_the_plans_labels_are_classes_where_there_are_two() -> None:
+    videos = video_set(labels=4)
+    unlabelled = replace(videos, label_N=np.where(np.arange(N) < 5, -1, videos.label_N))
+    made = plan_labels(unlabelled)
+    assert made.clusters == 4
+    assert made.labels_N.tolist() == unlabelled.label_N.tolist()
+    for label in (0, -1):
+        with pytest.raises(AbortError, match="column `label`"):
+            plan_labels(replace(videos, label_N=np.full(N, label)))

@@ -13,6 +13,7 @@ REACHES = {
     "mdc": {"video": {"video", "audio"}, "audio": {"video", "audio"}},
     "cdc": {"video": {"joint"}, "audio": {"joint"}},
     "xdc": {"video": {"audio"}, "audio": {"video"}},
+    "supervised": {"video": {"plan"}, "audio": {"plan"}},
 }
 
 
@@ -26,8 +27,9 @@ def test_the_methods_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize("method", HEADS)
 def test_labels_reach_the_encoders_of_the_table(method, make_config) -> None:
     """Only one label set is given at a time; the others are missing."""
+    clusters = {"video": 3, "audio": 4, "joint": 5, "plan": 6}
     model = XdcModel(make_config(method=method)).train()
-    model.renew_heads({"video": 3, "audio": 4, "joint": 5}, 0)
+    model.renew_heads(clusters, 0)
     frames = torch.randint(0, 256, (4, 4, 24, 24, 3), dtype=torch.uint8)
     batch = ClipBatch(frames, torch.rand(4, 40, 40).half() * 20)
     here, missing = torch.tensor([0, 1, 2, 0]), torch.full((4,), -1)
@@ -45,7 +47,7 @@ def test_labels_reach_the_encoders_of_the_table(method, make_config) -> None:
     assert found == REACHES[method]
     for head in HEADS[method]:
         linear = model.heads[head.name]
-        assert linear.out_features == {"video": 3, "audio": 4, "joint": 5}[head.labels]
+        assert linear.out_features == clusters[head.labels]
 
 
 def test_heads_are_renewed_with_every_iteration(make_config) -> None:
