@@ -52,8 +52,8 @@ def list_set(
     write_split_table(found, target)
     labels = len({file.label for file in found.files})
     rows = [(split, *counts.values()) for split, counts in count_parts(found).items()]
-    title = f"{target}: {len(found.files)} files, {labels} labels"
-    show.table(title, ("split", "train", "test"), rows)
+    show.note(f"{target}: {len(found.files)} files, {labels} labels")
+    show.table("Files", ("split", "train", "test"), rows)
     if found.missing:
         show.note(f"{len(found.missing)} files of the lists are not there, as {found.missing[0]}")
 

@@ -114,7 +114,8 @@ def test_workers_end_with_a_driver_that_was_killed(
     assert isinstance(running, Running)
     running.wait_until(lambda: len(list((tmp_path / "d/shards").glob("*_stats.json"))) > 0)
     below = descendants(running.process.pid)
-    assert sum("spawn_main" in command_line(pid) for pid in below) == 2
+    # a worker's child has its name for a moment, until it becomes ffmpeg
+    assert sum("spawn_main" in command_line(pid) for pid in below) >= 2
     running.kill()
     deadline = time.monotonic() + 20
     while any("spawn_main" in command_line(p) or "ffmpeg" in command_line(p) for p in below):

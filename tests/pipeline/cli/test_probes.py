@@ -88,7 +88,7 @@ def test_list_says_what_it_found(run, folder: Path, tmp_path: Path, monkeypatch)
     target = tmp_path / "list.csv"
     outcome = run("evaluate", "list", "esc50", folder / "ESC-50-master", "--output", target)
     assert outcome.code == 0, outcome.err
-    assert "18 files, 3 labels" in outcome.out
+    assert f"{target}: 18 files, 3 labels" in outcome.err
     assert "1 files of the lists are not there, as 1-9999-A-0.wav" in outcome.err
     first, *rows = target.read_text().splitlines()
     assert first == "path,key,label,split,group,split_1,split_2,split_3"
