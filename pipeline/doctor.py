@@ -115,6 +115,8 @@ def _lost_rows(dataset: str, record: ShardRecord, what: str) -> Finding:
         return Finding("error", what, why, f"{EXTRACT}: the shard is made again")
 
     def restore() -> str:
+        if read_record(dataset, record.number) != record:
+            return "left alone: the shard has been made again meanwhile"
         restore_parquet(dataset, record)
         return "written anew out of the manifest"
 
