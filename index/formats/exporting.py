@@ -10,7 +10,7 @@ N clips, D dimension.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
@@ -243,21 +243,24 @@ def _facts(card: IndexCard, clips: int, parts: int) -> dict[str, Any]:
 
 def _known(output: str, part: Part) -> Files | None:
     """The files of a part that was finished before; None where it is to be written."""
-    try:
-        ledger = storage.read_json(_ledger_url(output, shard_name(part.block.shard)))
-    except (FileNotFoundError, ValueError):
+    ledger = _read_ledger(_ledger_url(output, shard_name(part.block.shard)))
+    if ledger is None or ledger["source"] != part.source:
         return None
     files: Files = ledger["files"]
-    whole = all(_size(storage.join(output, name)) == size for name, size in files.items())
-    return files if ledger["source"] == part.source and whole else None
+    whole = all(storage.size(storage.join(output, name)) == size for name, size in files.items())
+    return files if whole else None
 
 
-def _size(url: str) -> int | None:
-    filesystem, path = storage.locate(url)
+def _read_ledger(url: str) -> dict[str, Any] | None:
+    """None for what is no ledger of ours, or names files that lie elsewhere."""
     try:
-        return int(filesystem.info(path)["size"])
-    except FileNotFoundError:
+        ledger: dict[str, Any] = storage.read_json(url)
+        names = [PurePosixPath(name) for name in ledger["files"]]
+        ours = "source" in ledger and isinstance(ledger["files"], dict)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
+    outside = any(name.is_absolute() or ".." in name.parts for name in names)
+    return ledger if ours and not outside else None
 
 
 def _claim(output: str, card: dict[str, Any]) -> None:
@@ -284,7 +287,8 @@ def _remove_others(output: str, parts: Sequence[Part]) -> None:
         if not name.removesuffix(".json").isdigit():
             continue
         ledger = storage.join(output, LEDGER, name)
-        old = set(storage.read_json(ledger)["files"]) - wanted
+        known = _read_ledger(ledger)
+        old = set(known["files"]) - wanted if known else set()
         for file in sorted(old):
             storage.remove(storage.join(output, file))
         if old:

@@ -173,16 +173,10 @@ def _finished(output: str, name: str, wanted: str) -> dict[str, Any] | None:
         return None
     if ledger.get("digest") != wanted:
         return None
-    whole = all(_size(storage.join(output, f)) == size for f, size in ledger["files"].items())
+    whole = all(
+        storage.size(storage.join(output, f)) == size for f, size in ledger["files"].items()
+    )
     return ledger if whole else None
-
-
-def _size(url: str) -> int | None:
-    filesystem, path = storage.locate(url)
-    try:
-        return int(filesystem.info(path)["size"])
-    except FileNotFoundError:
-        return None
 
 
 def _claim(output: str, card: dict[str, Any]) -> None:

@@ -163,3 +163,12 @@ def test_an_export_holds_a_batch_at_a_time(corpus: Corpus, tmp_path: Path, monke
     assert max(seen) == 5
     arrays = sorted((tmp_path / "clip-retrieval" / "img_emb").iterdir())
     assert sum(len(np.load(path)) for path in arrays) == read_card(corpus.output).count
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"source": 1, "files": {"../outside.txt": 1}}'])
+def test_a_ledger_that_is_not_ours_removes_nothing(tmp_path: Path, content: str) -> None:
+    from index.formats.exporting import _read_ledger
+
+    ledger = tmp_path / "000000.json"
+    ledger.write_text(content)
+    assert _read_ledger(str(ledger)) is None
