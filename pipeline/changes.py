@@ -14,7 +14,7 @@ from pipeline.extract import Todo
 from pipeline.jobs import Job
 from pipeline.provenance import Provenance, changes, digest, joint_fingerprint, provenance
 from pipeline.scan import read_table
-from pipeline.shards import ShardRecord, broken_shards
+from pipeline.shards import ShardRecord
 from pipeline.sources import SourceVideo
 
 PROBED_VIDEOS = 8
@@ -62,17 +62,17 @@ def explain(todo: Todo, dataset: str, config: ExtractConfig) -> list[ShardChange
     for record in todo.stale.values():
         if record.made_by not in known:
             known[record.made_by] = read_provenance(dataset, record.made_by)
-    return [_explain(job, todo.stale.get(job.number), wanted, known, dataset) for job in todo.jobs]
+    return [_explain(job, todo, wanted, known, dataset) for job in todo.jobs]
 
 
 def _explain(
     job: Job,
-    record: ShardRecord | None,
+    todo: Todo,
     wanted: Provenance,
     known: dict[str, Provenance | None],
     dataset: str,
 ) -> ShardChange:
-    count = len(job.videos)
+    count, record = len(job.videos), todo.stale.get(job.number)
     if record is None:
         tracks = dict.fromkeys(wanted, count)
         return ShardChange(job.number, count, "missing", ("not made yet",), tracks)
@@ -80,7 +80,7 @@ def _explain(
     unknown = ["made by settings that are not on record"]
     reasons = unknown if old is None else changes(old, wanted)
     stale = {n for n in wanted if old is None or digest(old.get(n)) != digest(wanted[n])}
-    versions = _versions(dataset, record)
+    versions = None if job.number in todo.broken else _versions(dataset, job.number)
     if versions is None:
         reasons = [*reasons, "its files are lost or damaged"]
     lines, changed = _changed_videos(job, versions or {})
@@ -93,13 +93,10 @@ def _explain(
     return ShardChange(job.number, count, state, tuple(reasons + lines), tracks)
 
 
-def _versions(dataset: str, record: ShardRecord) -> dict[str, str] | None:
-    """The version of each video of a published shard, by key; None where its files are not what
-    the record says, as far as can be told without reading the tar."""
-    if broken_shards(dataset, [record]):
-        return None
+def _versions(dataset: str, number: int) -> dict[str, str] | None:
+    """The version of each video of a published shard, by key; None where they cannot be read."""
     try:
-        table = read_table(dataset, record.number, ["key", "version"])
+        table = read_table(dataset, number, ["key", "version"])
     except (FileNotFoundError, DamagedError):
         return None
     keys, versions = (table.column(name).to_pylist() for name in ("key", "version"))

@@ -41,6 +41,8 @@ class Todo:
     """By number, the records of the shards that are to be made again."""
     orphans: tuple[ShardRecord, ...]
     """Shards that the plan no longer knows."""
+    broken: frozenset[int] = frozenset()
+    """Numbers of stale shards whose files are gone or cut (`shards.broken_shards`)."""
 
     def left(self, records: Iterable[ShardRecord]) -> list[ShardRecord]:
         """Those of a run's records that are of an earlier edition: see `jobs.run_job`."""
@@ -101,7 +103,8 @@ def compare(
             done.append(record)
     stale = {job.number: record for job, record in jobs if record is not None}
     orphans = tuple(records.values())
-    return Todo(update, tuple(job for job, _ in jobs), tuple(done), stale, orphans)
+    todo = tuple(job for job, _ in jobs)
+    return Todo(update, todo, tuple(done), stale, orphans, frozenset(broken))
 
 
 def plan_extract(

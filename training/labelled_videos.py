@@ -3,7 +3,6 @@
 Shapes: N videos.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from extractors.errors import AbortError, UsageError
+from extractors.errors import UsageError
 from extractors.xdc_config import AudioEncoderConfig, HeardConfig, VideoEncoderConfig
 from extractors.xdc_encoder_file import (
     load_audio_encoder,
@@ -23,12 +22,12 @@ from extractors.xdc_encoder_file import (
 )
 from extractors.xdc_networks import AudioEncoder, VideoEncoder
 from pipeline.scan import map_shards
-from pipeline.shards import read_rows, shard_numbers, shard_url
+from pipeline.shards import shard_numbers
 from training.probe_config import FinetuneConfig
 from training.protocols.split_tables import SplitTable
 from training.xdc.config import XdcConfig, XdcSamplingConfig
 from training.xdc.supervision import Modality
-from training.xdc.video_set import VideoSet, check_dataset, members
+from training.xdc.video_set import VideoSet, check_dataset, shard_columns
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,9 @@ def open_labelled_videos(dataset: str, table: SplitTable, file: EncoderFile) -> 
     numbers = {
         key: names.index(label) for key, label in zip(table.keys, table.label_V, strict=True)
     }
-    read = partial(_shard_columns, dataset, file.reading.audio_track, numbers)
+    read = partial(
+        shard_columns, dataset, file.reading.audio_track, lambda row: row["key"] in numbers
+    )
     rows = [row for part in map_shards(dataset, read, shard_numbers(dataset)) for row in part]
     if not rows:
         raise UsageError(
@@ -120,28 +121,6 @@ def open_labelled_videos(dataset: str, table: SplitTable, file: EncoderFile) -> 
 
 def _column(rows: list[dict[str, Any]], name: str) -> NDArray[np.int64]:
     return np.array([row[name] for row in rows], np.int64)
-
-
-def _shard_columns(
-    dataset: str, track: str, labelled: Mapping[str, int], number: int
-) -> list[dict[str, Any]]:
-    places = members(shard_url(dataset, number, ".tar"), (".proxy.mp4", f".{track}.npy"))
-    found = []
-    for row in read_rows(dataset, number):
-        if row["status"] != "success" or row["key"] not in labelled:
-            continue
-        try:
-            proxy = places[f"{row['key']}.proxy.mp4"]
-            mel = places[f"{row['key']}.{track}.npy"]
-        except KeyError as err:
-            raise AbortError(
-                f"{dataset}: shard {number:06d} lists video {row['key']}, its tar has no "
-                f"{err.args[0]}; extract the shard again"
-            ) from err
-        facts = {name: row[name] for name in ("key", "duration")}
-        heard = row["rows"].get(track, 0) > 0
-        found.append(facts | {"shard": number, "proxy": proxy, "mel": mel, "heard": heard})
-    return found
 
 
 def _as_long_as(audio: AudioEncoderConfig) -> VideoEncoderConfig:

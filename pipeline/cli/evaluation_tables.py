@@ -1,7 +1,7 @@
 """What `pipeline evaluate` shows of its measurements: tables in per cent, and the same as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,24 @@ def show_report(
 ) -> None:
     """Tables (title, columns, rows) or JSON on standard output; the JSON in a file too where one
     is named. It begins with what was measured, and of which checkpoint."""
-    from pipeline import storage
     from training.checkpoints import code_version, read_card
 
     checkpoint = (read_card(model) or {}).get("checkpoint")
     report = {"evaluation": evaluation, "model": model, "checkpoint": checkpoint}
     report |= {"code_version": code_version(), **facts}
+    give_report(report, tables, as_json, output)
+
+
+def give_report(
+    report: Facts,
+    tables: Iterable[tuple[str, Sequence[str], Iterable[Sequence[Any]]]],
+    as_json: bool,
+    output: str | None,
+) -> None:
+    """Tables (title, columns, rows) or the report as JSON on standard output; the JSON in a file
+    too where one is named."""
+    from pipeline import storage
+
     if output is not None:
         storage.publish_json(output, report)
     if as_json:

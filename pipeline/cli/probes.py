@@ -1,6 +1,5 @@
 """`pipeline evaluate list`, `tracks` and `finetune`: features and encoders on labelled sets."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -9,6 +8,7 @@ import typer
 
 from extractors.errors import UsageError
 from pipeline.cli import options, show
+from pipeline.cli.evaluation_tables import give_report
 from training.probe_config import FinetuneConfig, ProbeConfig
 
 if TYPE_CHECKING:
@@ -266,14 +266,8 @@ def _span(values: Sequence[float]) -> str:
 def _report(
     evaluation: str, facts: Mapping[str, Any], table: Table, as_json: bool, output: str | None
 ) -> None:
-    """The table, or JSON on standard output; the JSON in a file too where one is named."""
-    from pipeline import storage
+    """What was measured, by which code; without a model's checkpoint, which tracks have none."""
     from training.checkpoints import code_version
 
     report = {"evaluation": evaluation, "code_version": code_version(), **facts}
-    if output is not None:
-        storage.publish_json(output, report)
-    if as_json:
-        show.out.print_json(json.dumps(report))
-    else:
-        show.table(*table)
+    give_report(report, [table], as_json, output)

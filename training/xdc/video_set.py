@@ -5,6 +5,7 @@ order of reading is free. Shapes: N videos.
 """
 
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,7 +73,9 @@ def open_video_set(dataset: str, config: XdcConfig, *, test: bool = False) -> Vi
     without enough videos or with a tar that does not hold what its parquet lists.
     """
     mel = check_dataset(dataset, config)
-    read = partial(_shard_columns, dataset, config.audio_track, test)
+    read = partial(
+        shard_columns, dataset, config.audio_track, lambda row: (row["split"] == TEST_SPLIT) == test
+    )
     parts = map_shards(dataset, read, shard_numbers(dataset))
     rows = [row for part in parts for row in part]
     if len(rows) < (1 if test else LEAST):
@@ -129,11 +132,18 @@ def check_dataset(dataset: str, config: XdcConfig) -> LogMelConfig:
     return track
 
 
-def _shard_columns(dataset: str, track: str, test: bool, number: int) -> list[dict[str, Any]]:
-    stored = members(shard_url(dataset, number, ".tar"), (".proxy.mp4", f".{track}.npy"))
+def shard_columns(
+    dataset: str, track: str, wanted: Callable[[dict[str, Any]], bool], number: int
+) -> list[dict[str, Any]]:
+    """Of a shard's videos that succeeded and are wanted, by their row: key, duration, label, shard,
+    where proxy and log-mel lie in the tar, and whether there is sound (`heard`).
+
+    Raises AbortError where the tar lacks one of them.
+    """
+    stored = _members(shard_url(dataset, number, ".tar"), (".proxy.mp4", f".{track}.npy"))
     found = []
     for row in read_rows(dataset, number):
-        if row["status"] != "success" or (row["split"] == TEST_SPLIT) != test:
+        if row["status"] != "success" or not wanted(row):
             continue
         try:
             proxy = stored[f"{row['key']}.proxy.mp4"]
@@ -149,7 +159,7 @@ def _shard_columns(dataset: str, track: str, test: bool, number: int) -> list[di
     return found
 
 
-def members(url: str, suffixes: tuple[str, ...]) -> dict[str, Member]:
+def _members(url: str, suffixes: tuple[str, ...]) -> dict[str, Member]:
     """Where the members with these endings lie in a tar."""
     try:
         with storage.open_binary(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
