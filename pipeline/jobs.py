@@ -3,9 +3,8 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +54,6 @@ class Job:
     """Make it even where that loses a video which it has and which fails now."""
 
 
-_facts_of = attrgetter(*(field.name for field in fields(SourceVideo)))
-
-
 def make_jobs(
     dataset: str,
     plan: Iterable[PlannedVideo],
@@ -76,7 +72,7 @@ def make_jobs(
     for number in sorted(shards):
         videos = tuple(shards.pop(number))
         quarantined = tuple(video.key for video in videos if video.key in aside)
-        content = digest([fingerprint, [_facts_of(video) for video in videos], quarantined])
+        content = digest([fingerprint, videos, quarantined])
         tried = tuple(retry.get(number, ())) if retry else ()
         yield Job(dataset, number, videos, content, quarantined, tried, drop_failed)
 

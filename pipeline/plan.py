@@ -6,7 +6,9 @@ by columns and in batches: a plan may hold millions of videos.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,11 +32,11 @@ VIDEO_SCHEMA = pa.schema(
 )
 PLAN_SCHEMA = VIDEO_SCHEMA.append(pa.field("shard", pa.int32()))
 BATCH_ROWS = 10_000
+_in_order = attrgetter(*VIDEO_SCHEMA.names)
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedVideo:
-    """One row of the plan."""
+class PlannedVideo(NamedTuple):
+    """One row of the plan. A tuple, for there may be millions."""
 
     video: SourceVideo
     shard: int
@@ -53,6 +55,8 @@ class PlanUpdate:
     """Old key to new: same size and time of change. They keep their place."""
     out_of_reach: tuple[str, ...] = ()
     """Keys that are listed, but whose files are not there now: planned as they were."""
+    changed: bool = False
+    """Whether the plan is another than the one that is published."""
 
 
 def plan_url(dataset: str) -> str:
@@ -70,10 +74,8 @@ def read_plan(dataset: str) -> list[PlannedVideo]:
 
 
 def _from_batch(batch: pa.RecordBatch) -> Iterator[PlannedVideo]:
-    columns = [batch.column(name).to_pylist() for name in VIDEO_SCHEMA.names]
-    shards = batch.column("shard").to_pylist()
-    for facts, shard in zip(zip(*columns, strict=True), shards, strict=True):
-        yield PlannedVideo(SourceVideo(**dict(zip(VIDEO_SCHEMA.names, facts, strict=True))), shard)
+    facts = [batch.column(name).to_pylist() for name in SourceVideo._fields]
+    return map(PlannedVideo, map(SourceVideo, *facts), batch.column("shard").to_pylist())
 
 
 def write_plan(dataset: str, plan: Sequence[PlannedVideo]) -> None:
@@ -87,12 +89,9 @@ def write_plan(dataset: str, plan: Sequence[PlannedVideo]) -> None:
 
 
 def _to_batch(plan: Sequence[PlannedVideo]) -> pa.RecordBatch:
-    columns = [
-        pa.array([getattr(planned.video, field.name) for planned in plan], field.type)
-        for field in VIDEO_SCHEMA
-    ]
-    shards = pa.array([planned.shard for planned in plan], pa.int32())
-    return pa.RecordBatch.from_arrays([*columns, shards], schema=PLAN_SCHEMA)
+    rows = [(*_in_order(planned.video), planned.shard) for planned in plan]
+    columns = map(pa.array, zip(*rows, strict=True), PLAN_SCHEMA.types)
+    return pa.RecordBatch.from_arrays(list(columns), schema=PLAN_SCHEMA)
 
 
 def extend_plan(
@@ -114,7 +113,7 @@ def extend_plan(
     renamed = _renamed(unlisted, listed, plan)
     gone = {video.key for video in unlisted} - renamed.keys()
     kept = [
-        replace(old, video=listed.pop(renamed.get(old.video.key, old.video.key), old.video))
+        PlannedVideo(listed.pop(renamed.get(old.video.key, old.video.key), old.video), old.shard)
         for old in plan
         if not (prune and old.video.key in gone)
     ]
@@ -124,21 +123,22 @@ def extend_plan(
         for number, shard in enumerate(_fill_shards(listed.values(), config))
         for video in shard
     ]
-    return PlanUpdate(kept + new, len(new), tuple(sorted(gone)), renamed, out_of_reach)
+    updated = kept + new
+    missing = tuple(sorted(gone))
+    return PlanUpdate(updated, len(new), missing, renamed, out_of_reach, updated != plan)
 
 
 def _keep_out_of_reach(
     plan: Sequence[PlannedVideo], listed: dict[str, SourceVideo]
 ) -> tuple[str, ...]:
     """Listed videos whose file is not there now keep the version that is planned; their keys."""
+    absent = {video.key for video in listed.values() if video.out_of_reach}
     found = {
         old.video.key: old.video.version
         for old in plan
-        if old.video.key in listed
-        and listed[old.video.key].out_of_reach
-        and not old.video.out_of_reach
+        if old.video.key in absent and not old.video.out_of_reach
     }
-    listed.update({key: replace(listed[key], version=known) for key, known in found.items()})
+    listed.update({key: listed[key]._replace(version=known) for key, known in found.items()})
     return tuple(found)
 
 

@@ -6,8 +6,7 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -28,11 +27,12 @@ KEY = re.compile(r"[A-Za-z0-9_-]+")
 MISSING = "missing"
 """Of a file, in place of its size and time of change."""
 COLUMNS = ("path", "uri", "key", "captions", "label", "split")
+STAMPS = ("ETag", "etag", "mtime", "LastModified", "size")
+"""What listings say of a remote file that changes with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceVideo:
-    """One video as the source lists it."""
+class SourceVideo(NamedTuple):
+    """One video as the source lists it. A tuple, for there may be millions."""
 
     key: str
     """Unique in the dataset, of [A-Za-z0-9_-] only."""
@@ -55,7 +55,7 @@ class SourceVideo:
     def out_of_reach(self) -> bool:
         """Whether the video was not there when it was listed: removed, or on a disk that is not
         mounted now."""
-        return self.version.split(" ")[0] == MISSING
+        return self.version.startswith(MISSING)
 
 
 def read_source(source: str, caption_language: str | None = None) -> list[SourceVideo]:
@@ -195,11 +195,39 @@ def _list_table(source: str, suffix: str) -> Iterator[SourceVideo]:
     if column is None:
         columns = ", ".join(table.column_names)
         raise UsageError(f"{source}: needs a column 'path' or 'uri', has: {columns}")
-    base = storage.locate(source)[1].rpartition("/")[0]
-    for number, row in enumerate(table.to_pylist(), start=1):
-        if not row[column]:
+    filesystem, list_path = storage.locate(source)
+    folder = list_path.rpartition("/")[0]
+    rows = zip(*(_texts(table, name) for name in (column, *COLUMNS[2:])), strict=True)
+    for number, (path, key, captions, label, split) in enumerate(rows, start=1):
+        if path is None:
             raise UsageError(f"{source}: row {number} has no {column}")
-        yield _from_row(row, str(row[column]), source, base)
+        uri = _absolute(filesystem, folder, path)
+        captions = captions and _absolute(filesystem, folder, captions)
+        yield SourceVideo(
+            key=key or _key_of_row(path),
+            uri=uri,
+            path=path,
+            captions=captions,
+            version=_version(uri, captions, ()),
+            label=label,
+            split=split,
+        )
+
+
+def _texts(table: pa.Table, name: str) -> list[str | None]:
+    """A column as text; None where it is empty, or not there. By columns, for a list may have a
+    million rows."""
+    if name not in table.column_names:
+        return [None] * len(table)
+    values = table.column(name).to_pylist()
+    return [None if value in (None, "") else str(value) for value in values]
+
+
+def _absolute(filesystem: Any, folder: str, name: str) -> str:
+    """What a list in this folder names."""
+    if "://" in name or name.startswith("/"):
+        return name
+    return _uri(filesystem, f"{folder}/{name}")
 
 
 def _read_csv(buffer: pa.BufferReader) -> pa.Table:
@@ -208,29 +236,6 @@ def _read_csv(buffer: pa.BufferReader) -> pa.Table:
         buffer,
         parse_options=pa_csv.ParseOptions(newlines_in_values=True),
         convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
-    )
-
-
-def _from_row(row: Mapping[str, Any], path: str, source: str, base: str) -> SourceVideo:
-    def text(name: str) -> str | None:
-        return None if row.get(name) in (None, "") else str(row[name])
-
-    def absolute(name: str) -> str:
-        if "://" in name or name.startswith("/"):
-            return name
-        filesystem, _ = storage.locate(source)
-        return _uri(filesystem, f"{base}/{name}")
-
-    uri = absolute(path)
-    captions = absolute(given) if (given := text("captions")) else None
-    return SourceVideo(
-        key=text("key") or _key_of_row(path),
-        uri=uri,
-        path=path,
-        captions=captions,
-        version=_version(uri, captions, ()),
-        label=text("label"),
-        split=text("split"),
     )
 
 
@@ -243,8 +248,7 @@ def _key_of_row(path: str) -> str:
 def _version(uri: str, captions: str | None, listed: Iterable[Mapping[str, Any]]) -> str:
     """See `SourceVideo.version`; `listed` is what a remote listing says of video and captions."""
     if "://" in uri:
-        names = ("ETag", "etag", "mtime", "LastModified", "size")
-        known = [facts.get(name) for facts in listed for name in names]
+        known = [facts.get(name) for facts in listed for name in STAMPS]
         return " ".join(str(value) for value in known if value is not None)
     files = [uri, captions] if captions else [uri, *caption_files(uri)]
     return " ".join(_stamp(path) for path in files if "://" not in path)

@@ -1,5 +1,4 @@
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ def test_a_plan_extended_by_what_it_holds_is_the_same_plan() -> None:
 def test_videos_that_are_gone_stay_and_known_ones_are_renewed() -> None:
     config = ExtractConfig(videos_per_shard=2)
     plan = extended([], [video(name) for name in "abc"], config)
-    moved = replace(video("b"), uri="/elsewhere/b.mp4", label="other")
+    moved = video("b")._replace(uri="/elsewhere/b.mp4", label="other")
     new = extended(plan, [moved], config)
     assert shards(new) == shards(plan)
     assert [planned.video for planned in new] == [video("a"), moved, video("c")]
@@ -99,7 +98,7 @@ def test_what_is_written_is_read(tmp_path: Path, base: str) -> None:
 
 
 def stamped(name: str, version: str) -> SourceVideo:
-    return replace(video(name), version=version)
+    return video(name)._replace(version=version)
 
 
 def test_what_the_source_no_longer_lists_is_said_and_pruned_when_asked() -> None:
@@ -112,13 +111,22 @@ def test_what_the_source_no_longer_lists_is_said_and_pruned_when_asked() -> None
     assert [(p.video.key, p.shard) for p in pruned.plan] == [("a", 0), ("d", 2)]
 
 
+def test_only_a_plan_that_is_another_counts_as_changed() -> None:
+    config = ExtractConfig(videos_per_shard=2)
+    plan = extended([], [stamped(name, f"12-{name}") for name in "abc"], config)
+    same = [stamped(name, f"12-{name}") for name in "abc"]
+    assert not extend_plan(plan, same, config).changed
+    assert not extend_plan(plan, same[:2], config).changed  # c is kept
+    assert extend_plan(plan, [*same[:2], stamped("c", "13-c")], config).changed
+
+
 def test_a_renamed_video_keeps_its_place() -> None:
     config = ExtractConfig(videos_per_shard=2)
     plan = extended([], [stamped(name, f"12-{name}") for name in "abc"], config)
     listed = [stamped("a", "12-a"), stamped("new", "12-b"), stamped("c", "12-c")]
     for prune in (False, True):
         update = extend_plan(plan, listed, config, prune=prune)
-        assert update == PlanUpdate(update.plan, 0, (), {"b": "new"})
+        assert update == PlanUpdate(update.plan, 0, (), {"b": "new"}, changed=True)
         assert shards(update.plan) == [["a", "new"], ["c"]]
 
 

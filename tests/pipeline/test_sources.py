@@ -1,6 +1,5 @@
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -28,7 +27,7 @@ def write_csv(folder: Path, content: str | bytes) -> str:
 
 def unversioned(source: str) -> list[SourceVideo]:
     """The videos without what only says whether they have changed."""
-    return [replace(video, version="") for video in read_source(source)]
+    return [video._replace(version="") for video in read_source(source)]
 
 
 def test_a_changed_video_or_caption_file_has_another_version(folder: Path) -> None:
