@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 
 from extractors.config import ActionModelConfig
 from extractors.errors import UsageError
@@ -68,7 +69,7 @@ class ActionModel:
         check_window(config.model, config.window, config.size)
         self.batch_size = config.batch_size
         self.windowing = Windowing(size=config.window, step=config.window, tail="zero")
-        self.spec = TrackSpec(self._facts.dim, config.dtype, start=hop / 2, hop=hop, version=1)
+        self.spec = TrackSpec(self._facts.dim, config.dtype, start=hop / 2, hop=hop, version=2)
         self.view = FrameView(config.rate, config.size, config.size, fit="crop")
 
     @property
@@ -86,6 +87,8 @@ class ActionModel:
         state = load_state_dict(path)
         load_weights(model, trunk_state(state) if name == RESNEXT else state, path, name)
         if device.type == "cpu":
+            if name in RESNETS:  # there a batch norm is a pass over memory of its own: a sixth
+                model = fuse(model.eval())
             model = flatten_convolutions(model)
         self._device = device
         self._mean = torch.tensor(self._facts.mean, device=device).view(1, 3, 1, 1, 1)
