@@ -67,7 +67,8 @@ def _shown(parameter: Any) -> str:
     if parameter.required:
         return " Required."
     default = parameter.default
-    return f" Default: `{default}`." if isinstance(default, str | int) and default != "" else ""
+    plain = isinstance(default, str | int | float) and default != ""
+    return f" Default: `{default}`." if plain else ""
 
 
 def settings() -> Iterator[str]:

@@ -34,7 +34,10 @@ def test_every_command_has_a_help_text() -> None:
     assert [name for name, about in commands if not about] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
 def test_paths_named_in_the_docs_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     named = set(re.findall(r"\b((?:pipeline|extractors|training|index|docs|tests|benchmarks)"
