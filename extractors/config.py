@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from extractors.errors import UsageError
 from extractors.settings import Settings
+from extractors.xdc_run import encoder_file
 
 Precision = Literal["float32", "bfloat16", "float16"]
 StoredDtype = Literal["float16", "float32"]
@@ -277,7 +278,7 @@ def _of_run(given: Any, name: str) -> Any:
         return given
     if given.get("weights") is not None:
         raise ValueError(f"run = {given['run']}, weights = {given['weights']}: give one of them")
-    return given | {"run": None, "weights": f"{given['run']}/encoders/{name}.safetensors"}
+    return given | {"run": None, "weights": encoder_file(str(given["run"]), name)}
 
 
 class XdcVideoConfig(Settings):
@@ -285,8 +286,8 @@ class XdcVideoConfig(Settings):
 
     kind: Literal["xdc_video"] = "xdc_video"
     run: str | None = None
-    """The folder of the run, on this machine; short for `weights: RUN/encoders/video.safetensors`,
-    and null in a resolved configuration."""
+    """The folder of the run, on this machine; short for `weights` with the video encoder that the
+    run's card names now, and null in a resolved configuration."""
     weights: str
     """The encoder's file: of a run, or a published one (r2plus1d_18_xdc_*.pth), which takes the
     paper's clips, 8 frames at 30 a second."""
@@ -312,8 +313,8 @@ class XdcAudioConfig(Settings):
 
     kind: Literal["xdc_audio"] = "xdc_audio"
     run: str | None = None
-    """The folder of the run, on this machine; short for `weights: RUN/encoders/audio.safetensors`,
-    and null in a resolved configuration."""
+    """The folder of the run, on this machine; short for `weights` with the audio encoder that the
+    run's card names now, and null in a resolved configuration."""
     weights: str
     """The encoder's file."""
     hop: float = Field(1.0, gt=0, le=60)

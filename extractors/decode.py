@@ -194,8 +194,7 @@ def _run(
 ) -> Generator[Chunk, None, Ended]:
     """One child from start to end; gives the items of each view from number `given` on."""
     probed, config = task.probed, task.config
-    seconds = probed.duration if probed.duration is not None else config.max_seconds
-    patience = _Patience(task.path, config.deadline_base + config.deadline_factor * seconds)
+    patience = patience_for(task.path, probed, config)
     ends = [os.pipe() for _ in pipes]
     read_ends, write_ends = [read for read, _ in ends], [write for _, write in ends]
     try:
@@ -273,19 +272,22 @@ def _pipe(view: View, probed: Probe) -> _Pipe:
 
 
 @dataclass
-class _Patience:
-    """How long the child may still keep us waiting. A slow consumer does not use it up."""
+class Patience:
+    """How long a child may still keep us waiting. A slow consumer does not use it up."""
 
     path: str
     seconds: float
 
     def select(self, selector: selectors.BaseSelector) -> list[tuple[selectors.SelectorKey, int]]:
-        """The pipes that are ready."""
+        """The pipes that are ready. Raises VideoError: time-out."""
         with self._spending():
-            return selector.select(timeout=max(0.0, self.seconds))
+            ready = selector.select(timeout=max(0.0, self.seconds))
+        if not ready:
+            raise self.error()
+        return ready
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
-        """The child's exit code."""
+        """The child's exit code. Raises VideoError: time-out."""
         with self._spending(), contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=max(0.0, self.seconds))
         if process.returncode is None:
@@ -304,16 +306,19 @@ class _Patience:
         return VideoError(Reason.TIMEOUT, "decode", message)
 
 
-def _drain(pipes: dict[int, _Pipe], patience: _Patience, config: DecodeConfig) -> Iterator[Chunk]:
+def patience_for(path: str, probed: Probe, config: DecodeConfig) -> Patience:
+    """That of `decode.deadline_base` and `deadline_factor` with a video of this length."""
+    seconds = probed.duration if probed.duration is not None else config.max_seconds
+    return Patience(path, config.deadline_base + config.deadline_factor * seconds)
+
+
+def _drain(pipes: dict[int, _Pipe], patience: Patience, config: DecodeConfig) -> Iterator[Chunk]:
     """Reads all pipes at once until each has ended, giving chunks as they fill."""
     with selectors.DefaultSelector() as selector:
         for descriptor, pipe in pipes.items():
             selector.register(descriptor, selectors.EVENT_READ, pipe)
         while selector.get_map():
-            ready = patience.select(selector)
-            if not ready:
-                raise patience.error()
-            for key, _ in ready:
+            for key, _ in patience.select(selector):
                 content = os.read(key.fd, READ_BYTES)
                 if not content:
                     selector.unregister(key.fd)

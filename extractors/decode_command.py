@@ -20,6 +20,8 @@ from extractors.probe import PictureStream, Probe
 from extractors.views import FrameView, SoundView, View
 
 EXACT = "accurate_rnd+bitexact"  # the same numbers on every processor
+VERSION = 2
+"""Of the frames and samples that a file gives with the same settings."""
 # pixel format of a file: of its frames on the GPU
 NVDEC_PIXELS = {
     "yuv420p": "nv12",
@@ -68,8 +70,8 @@ def decode_command(
             kwargs = {"format": "s16le", "ac": "1"}
         outputs.append(ffmpeg.output(stream, f"pipe:{descriptor}", **kwargs))
     timed = timed_streams(probed, frame_views, config)
-    outputs += _copied(source, _untaken(probed, views), "-", "null")
-    outputs += _copied(source, timed, f"pipe:{descriptors.times}", "framecrc")
+    outputs += copied(source, untaken(probed, views), "-", "null")
+    outputs += copied(source, timed, f"pipe:{descriptors.times}", "framecrc")
     graph = ffmpeg.merge_outputs(*outputs).global_args(
         "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+error",
         "-progress", f"pipe:{descriptors.progress}", "-filter_complex_threads", "1",
@@ -107,7 +109,7 @@ def _input(path: str, config: DecodeConfig, *, cuda: bool) -> dict[str, Any]:
     return options
 
 
-def _untaken(probed: Probe, views: Sequence[View]) -> list[int]:
+def untaken(probed: Probe, views: Sequence[View]) -> list[int]:
     """Picture and sound that no view takes. They are read all the same, undecoded, because
 
     - the end of a file may be theirs: without them a whole file can look truncated;
@@ -120,7 +122,8 @@ def _untaken(probed: Probe, views: Sequence[View]) -> list[int]:
     return [*unasked, *probed.other]
 
 
-def _copied(source: Any, numbers: Sequence[int], target: str, kind: str) -> list[Any]:
+def copied(source: Any, numbers: Sequence[int], target: str, kind: str) -> list[Any]:
+    """The output of these streams as they are, in the container `kind`; none where none is."""
     if not numbers:
         return []
     streams = [source[str(number)] for number in numbers]
@@ -156,14 +159,28 @@ def _frames(
     if config.key_frames_only:
         # fps leaves out a last frame that ends before its row does; the row too much is not given
         stream = stream.filter("tpad", stop_mode="clone", stop_duration=f"{1 / view.rate:.6f}")
-    # round=near (the default): frame i is the last one shown before (i + 0.5) / rate, and is there
-    # if that is in the video; a video of less than one row still gives that row
-    short = probed.duration is not None and probed.duration * view.rate < 1
-    last = "pass" if short else "round"
-    stream = stream.filter("fps", fps=view.rate, start_time=0, eof_action=last)
+    stream = on_grid(stream, view, probed, start_time=0)
     if shrink:
         stream = stream.filter("hwdownload").filter("format", "yuv444p")
+    return scaled(stream, view, probed.picture, config)
+
+
+def on_grid(stream: Any, view: FrameView, probed: Probe, **options: float) -> Any:
+    """The frames at the view's rate: number i is the last one shown before (i + 0.5) / rate
+    (round=near, fps's default), and is there if that is in the video. A video of less than one row
+    still gives that row."""
+    short = probed.duration is not None and probed.duration * view.rate < 1
+    last = "pass" if short else "round"
+    return stream.filter("fps", fps=view.rate, eof_action=last, **options)
+
+
+def scaled(stream: Any, view: FrameView, picture: PictureStream, config: DecodeConfig) -> Any:
+    """The frames at the view's size."""
+    height, width = _scaled_size(view, picture)
     stream = stream.filter("scale", width, height, flags=f"{config.scaler}+{EXACT}")
+    # planes of R, G, B first: packed RGB of an even width would get half of the colour's detail,
+    # and of an odd one takes swscale twice as long
+    stream = stream.filter("format", "gbrp")
     if view.fit == "crop":
         return stream.filter("crop", view.width, view.height)
     return stream

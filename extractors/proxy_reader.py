@@ -6,6 +6,7 @@ lists, variable rates, open groups of pictures); a proxy has none of them.
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 
 import decord
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from extractors.errors import Reason, VideoError
 
 decord.logging.set_level(decord.logging.QUIET)  # what it says of a bad file is in the error
+_WHERE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
+"""When and in which line of decord's source, at the head of its messages."""
 
 
 class ProxyReader:
@@ -22,6 +25,8 @@ class ProxyReader:
 
     def __init__(self, content: bytes) -> None:
         """Raises VideoError where `content` is no proxy."""
+        if content[4:8] != b"ftyp":  # decord would print all of it
+            raise _unreadable(f"{len(content)} bytes that are no mp4")
         with _blaming_the_proxy():
             self._reader = decord.VideoReader(io.BytesIO(content), num_threads=1)
         self.num_frames = len(self._reader)
@@ -52,6 +57,9 @@ def _blaming_the_proxy() -> Iterator[None]:
     try:
         yield
     except (decord.DECORDError, RuntimeError) as err:
-        reason = " ".join(str(err).split())[:200]
-        message = f"cannot be read as a proxy: {reason}"
-        raise VideoError(Reason.DECODE_ERROR, "proxy", message) from err
+        reason = _WHERE.sub("", " ".join(str(err).split()))[:200]
+        raise _unreadable(reason) from err
+
+
+def _unreadable(reason: str) -> VideoError:
+    return VideoError(Reason.DECODE_ERROR, "proxy", f"cannot be read as a proxy: {reason}")

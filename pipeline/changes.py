@@ -90,7 +90,8 @@ def _explain(
     tracks = {name: count if name in stale else len(changed) for name in wanted}
     state = "retry" if job.retry and record.job == job.digest else "stale"
     tracks = {name: number for name, number in tracks.items() if number}
-    return ShardChange(job.number, count, state, tuple(reasons + lines), tracks)
+    why = tuple(reasons + lines) or ("paths, labels, splits or the quarantine changed",)
+    return ShardChange(job.number, count, state, why, tracks)
 
 
 def _versions(dataset: str, number: int) -> dict[str, str] | None:

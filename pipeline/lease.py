@@ -1,8 +1,10 @@
-"""One run a dataset at a time: `<dataset>/run.json` says who works on it, and is renewed.
+"""One run a dataset, a run's folder or an index at a time: its `run.json` says who works on it, and
+is renewed.
 
 A lease and not a lock, since object stores have none. Two runs that start within the same moment
 may both see no lease; then the one that wrote first finds the other's at its next renewal and
-stops. Both would have made the same shards: what is protected is the plan, and the work.
+stops. Of a dataset both would have made the same shards: what is protected is the plan, and the
+work.
 """
 
 import getpass
@@ -72,7 +74,7 @@ class Holder:
         if self._lost_to is not None:
             raise AbortError(
                 f"{self._dataset}: taken over by another run ({self._lost_to}); "
-                "finished shards are kept"
+                "what was finished is kept"
             )
 
     def renew(self) -> None:
@@ -96,7 +98,7 @@ class Holder:
 
 @contextmanager
 def holding(dataset: str, *, take_over: bool = False) -> Iterator[Holder]:
-    """Holds the lease of a dataset, renewing it from a thread.
+    """Holds the lease of a dataset, a run or an index, renewing it from a thread.
 
     A lease whose process is gone from this machine, or that was not renewed for STALE_SECONDS, is
     taken over silently; another's only with `take_over`. Raises AbortError that says who holds it,

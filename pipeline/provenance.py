@@ -12,6 +12,7 @@ from typing import Any
 
 from extractors.build import build_extractor
 from extractors.caption_tables import table_digest
+from extractors.decode_command import VERSION as DECODE_VERSION
 from extractors.ffmpeg import ffmpeg_version
 from extractors.proxy import VERSION as PROXY_VERSION
 from extractors.speech import VERSION as SPEECH_VERSION
@@ -30,6 +31,7 @@ def provenance(config: ExtractConfig) -> Provenance:
     it, the decode settings that change what is decoded, the threads (a sum's last bits)."""
     decode = config.decode
     decoding = {
+        "version": DECODE_VERSION,
         "on_damage": decode.on_damage,
         "key_frames_only": decode.key_frames_only,
         "scaler": decode.scaler,

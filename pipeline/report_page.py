@@ -5,10 +5,14 @@ from dataclasses import dataclass, field
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from extractors.errors import UsageError
 from extractors.thumbnails import Thumbnail
 from pipeline import storage
 from pipeline.charts import Chart
 
+MARK = b'<meta name="generator" content="pipeline report">'
+"""By which a report is known, in its first HEAD_BYTES."""
+HEAD_BYTES = 1024
 LONG_TABLE = 12
 """Rows shown before a table folds."""
 
@@ -61,8 +65,22 @@ class Section:
     sheets: tuple[Sheet, ...] = field(default=())
 
 
+def check_target(url: str, *, force: bool = False) -> None:
+    """Raises UsageError where a report would go over a folder or, without `force`, over a file that
+    is no report."""
+    path = storage.local_path(url)
+    if url.endswith("/") or (path is not None and path.is_dir()):
+        file = f"{url.rstrip('/')}/report.html"
+        raise UsageError(f"--output {url}: a folder; give the HTML file, as in {file}")
+    if not force and storage.exists(url):
+        with storage.open_binary(url) as stored:
+            head = stored.read(HEAD_BYTES)
+        if MARK not in head:
+            raise UsageError(f"--output {url}: not a report of this program; --force overwrites it")
+
+
 def write_report(url: str, target: str, title: str, sections: Sequence[Section]) -> int:
-    """Publishes the page of `render_report`; gives its size in bytes."""
+    """Publishes the page of `render_report`, whole; gives its size in bytes."""
     content = render_report(target, title, sections).encode(errors="replace")
     storage.publish_bytes(url, content)
     return len(content)

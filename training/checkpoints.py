@@ -2,8 +2,9 @@
 
 <run>/config.yaml, <run>/checkpoints/step_00001000.pt (weights and all that resuming needs),
 <run>/metrics.jsonl, and <run>/card.json, published last: it names the checkpoint that counts, so
-a run killed at any moment still has a whole one, and the best one so far. A checkpoint loads with
-weights_only=True.
+a run killed at any moment still has a whole one, and the best one so far. Before the first one
+<run>/started.json says what the run is, so that no other begins in its folder. A checkpoint loads
+with weights_only=True.
 """
 
 import importlib.metadata
@@ -27,6 +28,8 @@ from training.sampling import TrainingSet
 from training.xdc.config import XdcConfig
 
 CARD_FORMAT = 1
+STARTED = "started.json"
+"""The card of a run without a checkpoint: its facts alone."""
 DISTRIBUTION = "multimodal-clustering-pipeline"
 FREE_KEYS = frozenset(
     {
@@ -104,6 +107,7 @@ def save_checkpoint(
     best = _best(run, step, name, candidate, kind)
     url = storage.join(run, "card.json")
     storage.publish_json(url, card | {"checkpoint": name, "best": best})
+    storage.remove(storage.join(run, STARTED))
     # of a later step: what a run wrote that was killed before its card
     known = [other for other in _checkpoint_names(run) if other <= name]
     kept = {*known[-keep_last:], best["checkpoint"] if best else name}
@@ -131,7 +135,11 @@ def read_card(run: str, kind: Kind = "mcn") -> dict[str, Any] | None:
 
     Raises UsageError where the run is one of the other method, AbortError if it is foreign.
     """
-    url = storage.join(run, "card.json")
+    return _read_card(run, "card.json", kind)
+
+
+def _read_card(run: str, name: str, kind: Kind) -> dict[str, Any] | None:
+    url = storage.join(run, name)
     if not storage.exists(url):
         return None
     card: dict[str, Any] = storage.read_json(url)
@@ -192,7 +200,8 @@ def check_same_run(
     Another number of workers is no other run: it sees the same batches. `block` is where the
     settings stand in the configuration, `free_keys` are those that may differ.
     """
-    before = flatten(card["config"])
+    # a setting that is newer than the run had its default, which is what was done before
+    before = flatten(type(config)().model_dump(mode="json")) | flatten(card["config"])
     now = flatten(config.model_dump(mode="json"))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and key not in free_keys:
@@ -205,6 +214,33 @@ def check_same_run(
             f"{run}: was trained on dataset {card['dataset_digest'][:12]}, this one is "
             f"{digest[:12]}; train into another folder"
         )
+
+
+def check_started(
+    run: str,
+    config: TrainConfig | XdcConfig,
+    digest: str,
+    *,
+    kind: Kind = "mcn",
+    block: str = "train",
+    free_keys: frozenset[str] = FREE_KEYS,
+) -> None:
+    """`check_same_run` of a run that was stopped before its first checkpoint. Raises UsageError as
+    `read_card` does, too."""
+    card = _read_card(run, STARTED, kind)
+    if card is None:
+        return
+    try:
+        check_same_run(run, card, config, digest, block=block, free_keys=free_keys)
+    except UsageError as err:
+        raise UsageError(f"{err} (this one has no checkpoint yet: it may be removed)") from err
+
+
+def start_run(run: str, facts: Mapping[str, Any], config: TrainConfig | XdcConfig) -> None:
+    """Publishes what the run is, for `check_started`, and config.yaml."""
+    if not storage.exists(storage.join(run, "card.json")):
+        storage.publish_json(storage.join(run, STARTED), facts)
+    write_config(run, config)
 
 
 def write_config(run: str, config: TrainConfig | XdcConfig) -> None:

@@ -25,6 +25,7 @@ from training.evaluation import (
     EvaluationSet,
     embed_captions,
     load_evaluation_set,
+    named_split,
     row_blocks,
 )
 from training.retrieval_metrics import Recall, merge_recalls, recall_of_sets
@@ -269,8 +270,8 @@ def _labelled(items: EvaluationSet, dataset: str, split: str | None, target: str
     kept_N = has_label_N & items.embeddings.having(modalities)
     if not kept_N.any():
         raise UsageError(
-            f"{dataset}: no video of split {split!r} has both a label and {target}; labels and "
-            "splits come from the source list's columns `label` and `split`"
+            f"{dataset}: no video of {named_split(split)} has both a label and {target}; labels "
+            "and splits come from the source list's columns `label` and `split`"
         )
     keys = np.array(items.keys)[kept_N]
     return _Labelled(

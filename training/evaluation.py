@@ -110,6 +110,11 @@ def evaluate_retrieval(
     return rows
 
 
+def named_split(split: str | None) -> str:
+    """A split as messages call it; None is all videos."""
+    return "any split" if split is None else f"split {split!r}"
+
+
 def evaluate_clusters(
     run: str,
     dataset: str,
@@ -130,12 +135,12 @@ def evaluate_clusters(
     labelled = np.array([label is not None for label in items.labels])
     labels = np.array([label for label in items.labels if label is not None])
     if not len(labels):
-        raise UsageError(f"{dataset}: no video of split {split!r} has a label to compare with")
+        raise UsageError(f"{dataset}: no video of {named_split(split)} has a label to compare with")
     distinct = len(set(labels.tolist()))
     k = distinct if clusters is None else clusters
     if not 1 <= k <= len(labels):
         raise UsageError(
-            f"clusters = {k}: {dataset} has {len(labels)} labelled clips in split {split!r}; "
+            f"clusters = {k}: {dataset} has {len(labels)} labelled clips in {named_split(split)}; "
             f"allowed is 1 to {len(labels)}"
         )
     rows = []

@@ -21,6 +21,7 @@ from extractors.xdc_encoder_file import (
     read_video_config,
 )
 from extractors.xdc_networks import AudioEncoder, VideoEncoder
+from extractors.xdc_run import encoder_file
 from pipeline.scan import map_shards
 from pipeline.shards import shard_numbers
 from training.probe_config import FinetuneConfig
@@ -51,7 +52,7 @@ def open_encoder(
     """
     path = Path(model)
     if path.is_dir():
-        path = path / "encoders" / f"{modality}.safetensors"
+        path = Path(encoder_file(model, modality))
     sampling = XdcSamplingConfig(
         batch_clips=config.batch_clips, flip=config.flip, loader_workers=config.loader_workers
     )
@@ -80,13 +81,13 @@ def open_labelled_videos(dataset: str, table: SplitTable, file: EncoderFile) -> 
     """The table's videos that the dataset holds, test ones too; `label_N` is the number of a label
     among the sorted ones. What the encoder does not take counts as not there, so it is not read.
 
-    Raises UsageError for a dataset without proxies or XDC's log-mel, with another front end than
-    the encoder's, or without any of the videos.
+    Raises UsageError for a dataset without XDC's log-mel, with another front end than the
+    encoder's, with proxies that do not fit, or without any of the videos.
     """
-    mel = check_dataset(dataset, file.reading)
-    if file.heard is not None and file.heard.mel != mel:
+    found = check_dataset(dataset, file.reading)
+    if file.heard is not None and file.heard.mel != found.mel:
         raise UsageError(
-            f"{dataset}: track {file.reading.audio_track} has another front end ({mel}) than "
+            f"{dataset}: track {file.reading.audio_track} has another front end ({found.mel}) than "
             f"{file.path} was trained on ({file.heard.mel})"
         )
     names = sorted(set(table.label_V.tolist()))
@@ -94,7 +95,11 @@ def open_labelled_videos(dataset: str, table: SplitTable, file: EncoderFile) -> 
         key: names.index(label) for key, label in zip(table.keys, table.label_V, strict=True)
     }
     read = partial(
-        shard_columns, dataset, file.reading.audio_track, lambda row: row["key"] in numbers
+        shard_columns,
+        dataset,
+        file.reading.audio_track,
+        lambda row: row["key"] in numbers,
+        raw=found.raw,
     )
     rows = [row for part in map_shards(dataset, read, shard_numbers(dataset)) for row in part]
     if not rows:
@@ -111,11 +116,13 @@ def open_labelled_videos(dataset: str, table: SplitTable, file: EncoderFile) -> 
         duration_N=np.array([row["duration"] for row in rows], np.float64),
         proxy_N2=_column(rows, "proxy"),
         mel_N2=_column(rows, "mel"),
-        seen_N=np.array([row["proxy"][1] > 0 for row in rows], np.bool_) if video else none,
+        seen_N=np.array([row["seen"] for row in rows], np.bool_) if video else none,
         heard_N=none if video else np.array([row["heard"] for row in rows], np.bool_),
         held_out_N=none,
         label_N=np.array([numbers[row["key"]] for row in rows], np.int64),
-        mel=mel,
+        mel=found.mel,
+        uris=tuple(row["uri"] for row in rows) if found.raw else (),
+        decode=found.decode,
     )
 
 

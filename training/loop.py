@@ -83,6 +83,8 @@ def train(
         if card["finished"]:
             logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
             return dict(card["metrics"])
+    else:
+        checkpoints.check_started(output, config, digest)
     sampler = ClipSampler(training_set, config, rank, world_size)
     if sampler.batch_videos < world_size:
         raise AbortError(
@@ -94,17 +96,18 @@ def train(
         training.restore(checkpoints.load_state(output, card, device))
         if rank == 0:
             _say_resuming(output, card, world_size)
+    facts = checkpoints.run_facts(training_set, digest, config, world_size, training.model)
+    if rank == 0:
+        checkpoints.start_run(output, facts, config)
     session = _Session(
         output=output,
         config=config,
         device=device,
         sampler=sampler,
         total_steps=config.epochs * sampler.batches_per_epoch,
-        facts=checkpoints.run_facts(training_set, digest, config, world_size, training.model),
+        facts=facts,
         log=MetricsLog(output, training.step + 1, config) if rank == 0 else None,
     )
-    if rank == 0:
-        checkpoints.write_config(output, config)
     try:
         while training.epoch < config.epochs:
             _run_epoch(training, session, on_progress)

@@ -27,6 +27,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from extractors.xdc_encoder_file import load_audio_encoder, load_video_encoder
+from extractors.xdc_run import encoder_file
 from training import checkpoints
 from training.classification import CLASSIFIERS, make_classifier
 from training.provenance import stored_digest
@@ -111,8 +112,8 @@ def measure_run(run: Path, dataset: Path, takes: dict[str, dict[str, str]]) -> d
     assert card is not None, f"{run} has no card"
     config = XdcConfig.model_validate(card["config"])
     model = XdcModel(config)
-    model.encoders["video"] = load_video_encoder(run / "encoders" / "video.safetensors")
-    model.encoders["audio"] = load_audio_encoder(run / "encoders" / "audio.safetensors")
+    model.encoders["video"] = load_video_encoder(Path(encoder_file(str(run), "video")))
+    model.encoders["audio"] = load_audio_encoder(Path(encoder_file(str(run), "audio")))
     with tempfile.TemporaryDirectory() as name:
         folders = Path(name, "train"), Path(name, "test")
         train_vectors, clusters = embed(model, dataset, folders[0], takes, test=False)
@@ -140,7 +141,7 @@ def embed(
     folder.mkdir()
     videos = open_video_set(str(dataset), model.config, test=test)
     with ClipLoader(videos, model.config, CPU) as loader:
-        found = embed_set(model, videos, loader, CLIPS, CPU, folder)
+        found = embed_set(model, videos, loader, CLIPS, CPU, folder).files
     digits = np.array([takes[key]["digit"] for key in videos.keys])
     every = np.arange(len(videos))
     vectors = {name: Vectors(read_rows_at(path, every), digits) for name, path in found.items()}

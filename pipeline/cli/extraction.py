@@ -77,7 +77,7 @@ def run_extract(
     if failures:
         show.note(
             f"{show.count(failures, 'video')} failed: `pipeline errors {output}` lists them; "
-            f"`pipeline retry {output}` tries them again"
+            f"`pipeline retry {output}` tries again what is not quarantined"
         )
     left = todo.left(meter.records)
     if left:

@@ -45,7 +45,7 @@ def errors(
         return
     limit = MOST_LISTED if limit is None else limit
     counted = [("(none)" if value is None else value, count) for value, count in counts]
-    show.table(f"{len(failed)} failed videos of {dataset}", (by, "videos"), counted)
+    show.table(f"{show.count(len(failed), 'failed video')} of {dataset}", (by, "videos"), counted)
     rows = failed.slice(0, limit).to_pylist()
     if rows:
         columns = ("key", "reason", "uri", "error_message")

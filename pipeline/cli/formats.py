@@ -140,7 +140,7 @@ def import_features(
         records = _run_import(plan_import(opened, output, made_with), on_device)
     failed = _show_imported(f"Imported to {output} from {chosen}", records)
     if failed:
-        show.note(f"{failed} videos failed: `pipeline status {output}` lists them")
+        show.note(f"{show.count(failed, 'video')} failed: `pipeline status {output}` lists them")
     raise typer.Exit(run.FAILED_VIDEOS if failed else 0)
 
 
@@ -150,7 +150,8 @@ def _run_import(plan: "ImportPlan", device: "torch.device") -> "list[ShardRecord
 
     done = sum(record.count for record in plan.done)
     if plan.done:
-        show.note(f"{plan.dataset}: {len(plan.done)} shards ({done} videos) are there and kept")
+        kept = f"{show.count(len(plan.done), 'shard')} ({show.count(done, 'video')})"
+        show.note(f"{plan.dataset}: {kept} there already, kept")
     total = done + sum(len(job.videos) for job in plan.jobs)
     failed = 0
     with show.progress("import", total, "videos") as bar:

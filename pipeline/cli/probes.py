@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from extractors.errors import UsageError
 from pipeline.cli import options, show
 from pipeline.cli.evaluation_tables import give_report
-from training.probe_config import FinetuneConfig, ProbeConfig
+from training.probe_config import Average, FinetuneConfig, ProbeConfig, Trained
 
 if TYPE_CHECKING:
+    import torch
+
     from training.protocols.split_tables import SplitTable
     from training.split_scores import ScoreRow
+    from training.xdc.supervision import Modality
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[Any]]]
 
@@ -31,6 +34,38 @@ Labels = Annotated[
     typer.Option(help="Learn from so many training videos, equally many a label.", min=2),
 ]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn.", min=0)]
+
+# of `finetune`, in the order of its parameters
+EncoderModel = Annotated[
+    str, typer.Option(help="A run of `run train --method xdc`, or an encoder's file.")
+]
+WhichEncoder = Annotated[str, typer.Option(help="video or audio: which encoder.")]
+Layers = Annotated[
+    str, typer.Option(help="all: the whole network learns. fc: a new linear layer alone.")
+]
+FromScratch = Annotated[
+    bool, typer.Option("--from-scratch", help="Begin with a fresh encoder, to compare with.")
+]
+Epochs = Annotated[int, typer.Option(help="Passes over the clips.", min=0)]
+ClipsPerVideo = Annotated[
+    int, typer.Option(help="Random clips of a training video in an epoch.", min=1)
+]
+BatchClips = Annotated[int, typer.Option(help="Clips of a step.", min=2)]
+EncoderRate = Annotated[float, typer.Option(help="Learning rate of the encoder.", min=0)]
+HeadRate = Annotated[float, typer.Option(help="Learning rate of the linear layer.", min=0)]
+WeightDecay = Annotated[float, typer.Option(help="Of all weights.", min=0)]
+WarmupEpochs = Annotated[int, typer.Option(help="Epochs of rising rates.", min=0)]
+DropEpochs = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--drop-epoch", help="After it the rates fall; may be repeated. Default: 6 and 10."
+    ),
+]
+DropFactor = Annotated[float, typer.Option(help="By which they fall.")]
+TestClips = Annotated[int, typer.Option(help="Uniform clips of a test video, averaged.", min=1)]
+NoFlip = Annotated[bool, typer.Option("--no-flip", help="Mirror no clips.")]
+MelTrack = Annotated[str, typer.Option(help="The track of XDC's log-mel.")]
+Readers = Annotated[int, typer.Option(help="Processes that read clips.", min=0)]
 
 
 def list_set(
@@ -95,13 +130,11 @@ def tracks(
     """Linear SVM, logistic regression and nearest neighbours on a dataset's tracks, over splits."""
     from training.track_probe import evaluate_tracks
 
-    if average not in ("scores", "features"):
-        raise UsageError(f"--average {average}: allowed are scores and features")
     if any(value <= 0 for value in c or ()):
         raise UsageError(f"--c {min(c or ())}: must be above 0")
     config = ProbeConfig(
         clips=clips,
-        average=cast(Literal["scores", "features"], average),
+        average=cast(Average, _one_of("--average", average, ("scores", "features"))),
         c=tuple(c) if c else ProbeConfig.c,
         folds=folds,
         labels=labels,
@@ -117,73 +150,35 @@ def tracks(
 
 def finetune(
     dataset: options.Dataset,
-    model: Annotated[
-        str, typer.Option(help="A run of `run train --method xdc`, or an encoder's file.")
-    ],
-    modality: Annotated[str, typer.Option(help="video or audio: which encoder.")] = "video",
+    model: EncoderModel,
+    modality: WhichEncoder = "video",
     splits: Splits = None,
     split: OnlySplits = None,
-    layers: Annotated[
-        str, typer.Option(help="all: the whole network learns. fc: a new linear layer alone.")
-    ] = FinetuneConfig.trained,
-    from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Begin with a fresh encoder, to compare with.")
-    ] = False,
-    epochs: Annotated[int, typer.Option(help="Passes over the clips.", min=0)] = (
-        FinetuneConfig.epochs
-    ),
-    clips_per_video: Annotated[
-        int, typer.Option(help="Random clips of a training video in an epoch.", min=1)
-    ] = FinetuneConfig.clips_per_video,
-    batch_clips: Annotated[int, typer.Option(help="Clips of a step.", min=2)] = (
-        FinetuneConfig.batch_clips
-    ),
-    lr: Annotated[
-        float, typer.Option(help="Learning rate of the encoder.", min=0)
-    ] = FinetuneConfig.lr,
-    head_lr: Annotated[float, typer.Option(help="Learning rate of the linear layer.", min=0)] = (
-        FinetuneConfig.head_lr
-    ),
-    weight_decay: Annotated[float, typer.Option(help="Of all weights.", min=0)] = (
-        FinetuneConfig.weight_decay
-    ),
-    warmup_epochs: Annotated[int, typer.Option(help="Epochs of rising rates.", min=0)] = (
-        FinetuneConfig.warmup_epochs
-    ),
-    drop_epoch: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--drop-epoch", help="After it the rates fall; may be repeated. Default: 6 and 10."
-        ),
-    ] = None,
-    drop_factor: Annotated[float, typer.Option(help="By which they fall.")] = (
-        FinetuneConfig.drop_factor
-    ),
-    test_clips: Annotated[
-        int, typer.Option(help="Uniform clips of a test video, averaged.", min=1)
-    ] = FinetuneConfig.test_clips,
-    no_flip: Annotated[bool, typer.Option("--no-flip", help="Mirror no clips.")] = False,
-    audio_track: Annotated[str, typer.Option(help="The track of XDC's log-mel.")] = "mel",
+    layers: Layers = FinetuneConfig.trained,
+    from_scratch: FromScratch = False,
+    epochs: Epochs = FinetuneConfig.epochs,
+    clips_per_video: ClipsPerVideo = FinetuneConfig.clips_per_video,
+    batch_clips: BatchClips = FinetuneConfig.batch_clips,
+    lr: EncoderRate = FinetuneConfig.lr,
+    head_lr: HeadRate = FinetuneConfig.head_lr,
+    weight_decay: WeightDecay = FinetuneConfig.weight_decay,
+    warmup_epochs: WarmupEpochs = FinetuneConfig.warmup_epochs,
+    drop_epoch: DropEpochs = None,
+    drop_factor: DropFactor = FinetuneConfig.drop_factor,
+    test_clips: TestClips = FinetuneConfig.test_clips,
+    no_flip: NoFlip = False,
+    audio_track: MelTrack = "mel",
     labels: Labels = None,
     seed: Seed = 0,
-    workers: Annotated[int, typer.Option(help="Processes that read clips.", min=0)] = (
-        FinetuneConfig.loader_workers
-    ),
+    workers: Readers = FinetuneConfig.loader_workers,
     as_json: options.Json = False,
     output: Output = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
 ) -> None:
     """An XDC encoder with a new linear layer, trained on labels: fc-only or full fine-tuning."""
-    from training.finetune import evaluate_finetune
-    from training.xdc.supervision import Modality
-
-    if modality not in ("video", "audio"):
-        raise UsageError(f"--modality {modality}: allowed are video and audio")
-    if layers not in ("fc", "all"):
-        raise UsageError(f"--layers {layers}: allowed are fc and all")
     config = FinetuneConfig(
-        trained=cast(Literal["fc", "all"], layers),
+        trained=cast(Trained, _one_of("--layers", layers, ("fc", "all"))),
         from_scratch=from_scratch,
         epochs=epochs,
         clips_per_video=clips_per_video,
@@ -200,14 +195,39 @@ def finetune(
         seed=seed,
         loader_workers=workers,
     )
-    chosen = options.choose_device(device)
-    table, which = _table(dataset, splits, split), cast(Modality, modality)
-    found = evaluate_finetune(model, dataset, table, which, config, audio_track, chosen)
+    which = cast("Modality", _one_of("--modality", modality, ("video", "audio")))
+    chosen, table = options.choose_device(device), _table(dataset, splits, split)
     facts = {"dataset": dataset, "model": model, "modality": modality, "splits_table": splits}
+    _finetune(facts, table, which, config, audio_track, chosen, as_json, output)
+
+
+def _finetune(
+    facts: dict[str, Any],
+    table: "SplitTable",
+    modality: "Modality",
+    config: FinetuneConfig,
+    audio_track: str,
+    device: "torch.device",
+    as_json: bool,
+    output: str | None,
+) -> None:
+    """Measures and reports; `facts` are what was asked."""
+    from training.finetune import evaluate_finetune
+
+    found = evaluate_finetune(
+        facts["model"], facts["dataset"], table, modality, config, audio_track, device
+    )
     facts |= {"settings": asdict(config)} | asdict(found)
     missing = [f"{found.without} without {modality}"] if found.without else []
     title = _title("Fine-tuning", found.labelled, found.absent, missing)
     _report("finetune", facts, (title, *_score_table([found.row])), as_json, output)
+
+
+def _one_of(option: str, value: str, allowed: Sequence[str]) -> str:
+    """The value. Raises UsageError for another one."""
+    if value not in allowed:
+        raise UsageError(f"{option} {value}: allowed are {' and '.join(allowed)}")
+    return value
 
 
 def _table(dataset: str, splits: str | None, only: Sequence[str] | None) -> "SplitTable":

@@ -66,7 +66,7 @@ def rayjob(
     settings = options.load_config(preset, config, sets)
     arguments = _arguments(stage, places, workers, device)
     # a new attempt has a new cluster, and the lease of the one before may still look alive
-    arguments += ("--take-over",) if stage == "extract" else ()
+    arguments += ("--take-over",)
     arguments += _settings(preset, MOUNTED_CONFIG if config else None, sets)
     needs = _needs(stage, settings, worker_memory_mb)
     job = RayJob(

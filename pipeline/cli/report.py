@@ -17,13 +17,20 @@ def report(
     target: Annotated[
         str, typer.Argument(help="A dataset, a run, an index, or what `run all` wrote.")
     ],
-    output: Annotated[str, typer.Option("--output", help="The HTML file.")] = "report.html",
+    output: Annotated[
+        str,
+        typer.Option("--output", help="The HTML file; an earlier report there is replaced."),
+    ] = "report.html",
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a file that is no report.")
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """A dataset, a run or an index as one HTML file with plots, that needs no server and loads
     nothing: to keep, to send, to read on a phone."""
-    from pipeline.report_page import write_report
+    from pipeline.report_page import check_target, write_report
 
+    check_target(output, force=force)
     found = _found(target)
     sections = [section for kind, url in found for section in _sections(kind, url)]
     title = f"Report: {', '.join(kind for kind, _ in found)}"

@@ -1,5 +1,6 @@
 """`pipeline run extract|train|index|all`."""
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,12 +70,13 @@ def train(
         str,
         typer.Option(
             help="mcn: a model that embeds, from tracks (`train:`). xdc, sdc, mdc or cdc: two "
-            "encoders that extract, from proxies (`xdc:`)."
+            "encoders that extract, from proxies or the videos themselves (`xdc:`)."
         ),
     ] = "mcn",
     executor: options.ExecutorOption = "local",
     workers: options.Workers = 1,
     device: options.Device = "auto",
+    take_over: options.TakeOver = False,
     preset: options.Preset = "embedded",
     config: options.ConfigFile = None,
     sets: options.Sets = None,
@@ -83,7 +85,7 @@ def train(
     """Shards to a multimodal clustering model, or to XDC's encoders. Run again, it goes on from its
     last checkpoint."""
     settings = options.load_config(preset, config, sets)
-    run_train(dataset, output, settings, executor, workers, device, method)
+    run_train(dataset, output, settings, Means(executor, workers, device, take_over), method)
 
 
 @app.command()
@@ -94,6 +96,7 @@ def index(
     executor: options.ExecutorOption = "local",
     workers: options.Workers = 1,
     device: options.Device = "auto",
+    take_over: options.TakeOver = False,
     preset: options.Preset = "embedded",
     config: options.ConfigFile = None,
     sets: options.Sets = None,
@@ -101,7 +104,7 @@ def index(
 ) -> None:
     """Every clip of a dataset, embedded by a run, to a FAISS index."""
     settings = options.load_config(preset, config, sets)
-    run_index(dataset, model, output, settings, executor, workers, device)
+    run_index(dataset, model, output, settings, Means(executor, workers, device, take_over))
 
 
 @app.command(name="all")
@@ -127,11 +130,12 @@ def run_stages(
 ) -> int:
     """The three stages; gives the number of failed videos."""
     dataset, run, made_index = (f"{output.rstrip('/')}/{n}" for n in ("dataset", "run", "index"))
-    failures = run_extract(source, dataset, settings.extract, Means(executor, workers, device))
+    means = Means(executor, workers, device)
+    failures = run_extract(source, dataset, settings.extract, means)
     # a model of a demo's or a folder's size trains faster in one process than in several
     train_workers = workers if executor == "ray" else 1
-    run_train(dataset, run, settings, executor, train_workers, device)
-    run_index(dataset, run, made_index, settings, executor, workers, device)
+    run_train(dataset, run, settings, Means(executor, train_workers, device))
+    run_index(dataset, run, made_index, settings, means)
     return failures
 
 
@@ -139,29 +143,33 @@ def run_train(
     dataset: str,
     output: str,
     settings: "PipelineConfig",
-    executor: str,
-    workers: int,
-    device: str,
+    means: Means,
     method: str = "mcn",
 ) -> None:
-    """Runs the stage with a bar and a closing table; under torchrun, rank 0 shows them."""
+    """Runs the stage under a lease, with a bar from the first step on and a closing table; under
+    torchrun, rank 0 has them."""
     refuse_foreign(output, "card.json")
-    runner = options.check_executor(executor)
+    runner = options.check_executor(means.executor)
     train, chosen_settings = _method(method, settings)
+    from pipeline.lease import holding
     from training.loop import TrainProgress
     from training.run_local import is_reporter, train_local
 
     train_model = train_local
     if runner == "ray":
         from training.run_ray import train_ray as train_model
-    chosen = options.choose_device(device)
+    chosen, workers = options.choose_device(means.device), means.workers
     if not is_reporter():
         train_model(dataset, output, chosen_settings, chosen, workers, train=train)
         return
-    with show.progress("train", 1, "steps") as bar:
+    with holding(output, take_over=means.take_over) as holder, ExitStack() as shown:
+        bars: list[show.Bar] = []
 
         def on_progress(state: TrainProgress) -> None:
-            bar.reach(state.step, state.total_steps, _train_detail(state))
+            holder.check()
+            if not bars:
+                bars.append(shown.enter_context(show.progress("train", state.total_steps, "steps")))
+            bars[0].reach(state.step, state.total_steps, _train_detail(state))
 
         metrics = train_model(
             dataset, output, chosen_settings, chosen, workers, on_progress, train=train
@@ -197,18 +205,21 @@ def run_index(
     model: str,
     output: str,
     settings: "PipelineConfig",
-    executor: str,
-    workers: int,
-    device: str,
+    means: Means,
 ) -> None:
-    """Runs the stage with a bar and a closing table."""
+    """Runs the stage under a lease, with a bar and a closing table."""
     refuse_foreign(output, "index_infos.json")
     from index.build import BuildProgress, build_index
+    from pipeline.lease import holding
 
-    chosen = options.choose_device(device)
-    with show.progress("index", 1, "shards") as bar:
+    chosen, executor = options.choose_device(means.device), options.check_executor(means.executor)
+    with (
+        holding(output, take_over=means.take_over) as holder,
+        show.progress("index", 1, "shards") as bar,
+    ):
 
         def on_progress(state: BuildProgress) -> None:
+            holder.check()
             bar.reach(state.done, state.total, f"{state.kept} kept")
 
         card = build_index(
@@ -218,8 +229,8 @@ def run_index(
             settings.index,
             chosen,
             on_progress,
-            executor=options.check_executor(executor),
-            num_workers=workers,
+            executor=executor,
+            num_workers=means.workers,
         )
     rows = [
         ("clips", card.count),

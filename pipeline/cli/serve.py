@@ -66,18 +66,11 @@ def read_token(file: Path | None) -> str | None:
 def _serve(
     index: str, host: str, port: int, token: str | None, limits: "Limits", device: str
 ) -> None:
-    try:
-        import uvicorn
+    import uvicorn
 
-        from index.serving.app import create_app
-        from index.serving.guard import LOCAL_HOSTS, Metrics
-    except ModuleNotFoundError as err:
-        if err.name not in ("fastapi", "uvicorn", "starlette", "prometheus_client"):
-            raise
-        raise UsageError(
-            f"{err.name} is not installed: pip install 'multimodal-clustering-pipeline[serve]'"
-        ) from err
     from index.search import open_index
+    from index.serving.app import create_app
+    from index.serving.guard import LOCAL_HOSTS, Metrics
     from index.serving.service import Service
 
     metrics = Metrics()

@@ -251,7 +251,7 @@ def rotated(media, h264, degrees):
 def test_rotation_is_applied(degrees, size, corners, media, h264, decode_all):
     path = rotated(media, h264, degrees)
     view = FrameView(1, 64, 64, "whole")
-    frames = decode_all(path, view).views[view]
+    frames = decode_all(str(path), view).views[view]
     assert frames.shape == (1, *size, 3)
     assert corner_colours(frames[0]) == corners
 
@@ -270,7 +270,7 @@ def test_sample_aspect_ratio_is_applied(media, h264, decode_all):
 def test_odd_sizes(fit, shape, media, decode_all):
     path = media.video("odd.avi", MPEG4, frames=quadrants(81, 151))
     view = FrameView(1, 64, 64, fit)
-    frames = decode_all(path, view).views[view]
+    frames = decode_all(str(path), view).views[view]
     assert frames.shape == (1, *shape, 3)
     assert corner_colours(frames[0]) == "rgbw"
 
@@ -345,3 +345,19 @@ def test_a_longer_video_than_it_declares_is_stopped(media, h264):
     with pytest.raises(VideoError, match="max_seconds") as caught:
         list(decode(path, probed, [view], config))
     assert caught.value.reason == Reason.TOO_LONG
+
+
+@pytest.mark.parametrize("width", [112, 113])
+def test_colours_keep_their_detail(width, tmp_path, decode_all):
+    """Red and blue lines, as fine as 4:2:0 has them, do not become purple at half the size."""
+    path = tmp_path / "lines.mkv"
+    lines = "geq=r='255*lt(mod(X,4),2)':g=0:b='255*gte(mod(X,4),2)'"
+    source = f"color=s={2 * width}x224:r=5:d=1,format=gbrp,{lines},format=yuv420p"
+    subprocess.run(
+        [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", source, "-c:v", "ffv1", path],
+        check=True,
+    )
+    view = FrameView(5, 112, width, "stretch")
+    frames = decode_all(str(path), view).views[view]
+    red, blue = frames[..., 0].astype(int), frames[..., 2].astype(int)
+    assert np.abs(red - blue).mean() > 230

@@ -216,6 +216,14 @@ def test_what_is_no_proxy(content):
         ProxyReader(content)
 
 
+def test_messages_do_not_say_where_decord_was_built(made):
+    content = made[:60] + bytes(len(made) - 60)
+    with pytest.raises(VideoError, match=r"cannot be read as a proxy: [A-Z]") as caught:
+        ProxyReader(content)
+    assert ".cc" not in str(caught.value)
+    assert "/" not in str(caught.value)
+
+
 def test_a_proxy_cut_short_is_an_error_not_another_frame(made):
     def read(content):
         reader = ProxyReader(content)

@@ -10,7 +10,15 @@ from extractors.thumbnails import Thumbnail
 from pipeline.config import ExtractConfig
 from pipeline.dataset import write_dataset_card
 from pipeline.report import MOST_NAMES, report_dataset
-from pipeline.report_page import Picture, Section, Sheet, Table, render_report, write_report
+from pipeline.report_page import (
+    Picture,
+    Section,
+    Sheet,
+    Table,
+    check_target,
+    render_report,
+    write_report,
+)
 from tests.pipeline.conftest import Clips
 from tests.pipeline.tables import publish_shard, row
 from tests.pipeline.test_charts import every_kind
@@ -170,3 +178,18 @@ def test_long_tables_fold() -> None:
     page = ReportPage(render_report("t", "T", [Section("S", tables=(Table("N", ("n",), rows),))]))
     assert len(page.all("details")) == 1
     assert "N (30)" in page.text
+
+
+def test_a_report_goes_over_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+    page = str(tmp_path / "page.html")
+    check_target(page)
+    write_report(page, "a", "Report", [])
+    check_target(page)
+    notes = tmp_path / "notes.html"
+    notes.write_text("<!doctype html>mine")
+    with pytest.raises(UsageError, match=r"notes\.html: not a report of this program; --force"):
+        check_target(str(notes))
+    check_target(str(notes), force=True)
+    for folder in (str(tmp_path), f"{tmp_path}/", f"{tmp_path}/new/"):
+        with pytest.raises(UsageError, match=r"a folder; give the HTML file, as in .*/report"):
+            check_target(folder, force=True)

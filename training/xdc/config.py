@@ -106,14 +106,21 @@ class XdcConfig(Settings):
     takes all `epochs`."""
     min_improvement: float = Field(default=0.001, ge=0, lt=1)
     """Share by which a loss must be lower to count as better."""
+    input: Literal["auto", "proxies", "raw"] = "auto"
+    """What clips of frames are read from. proxies: those in the shards. raw: the videos' own files,
+    where the dataset lists them, by one ffmpeg child a clip: no proxies are needed, any rate and
+    size can be had, and a clip costs far more (a remote file is fetched for each). Its frames are
+    those that extraction decodes at these times; `key_frames_only` is left aside. A file that is
+    gone or damaged takes no part with its picture: it is named, and counted as `unread_share`.
+    auto: proxies where the dataset has them, else raw."""
     audio_track: str = "mel"
     """The track of log-mel rows, of `{kind: log_mel, front_end: xdc}`: computed once a video when
     extracting, cut here."""
     video: VideoEncoderConfig = VideoEncoderConfig()
     """The video encoder and its clips."""
     video_weights: str | None = None
-    """Start the video encoder from a file: of a run (encoders/video.safetensors) or a published one
-    (r2plus1d_18_xdc_*.pth). null: from scratch (paper)."""
+    """Start the video encoder from a file: of a run (encoders/video_*.safetensors) or a published
+    one (r2plus1d_18_xdc_*.pth). null: from scratch (paper)."""
     audio: AudioEncoderConfig = AudioEncoderConfig()
     """The audio encoder and its clips."""
     clustering: XdcClusteringConfig = XdcClusteringConfig()

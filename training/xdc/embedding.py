@@ -5,9 +5,11 @@ Shapes: N videos, B videos of a block, C clips of a block, D columns.
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,17 @@ from training.xdc.model import XdcModel, taken
 from training.xdc.reading import ClipBatch, ClipLoader
 from training.xdc.row_files import Float32, writing_rows
 from training.xdc.supervision import MODALITIES, Modality
-from training.xdc.video_set import VideoSet
+from training.xdc.video_set import Flags, VideoSet
+
+
+@dataclass(frozen=True)
+class Features:
+    """What `embed_set` found."""
+
+    files: dict[Modality, Path]
+    """(N, D) float32 of each modality."""
+    seen_N: Flags
+    """Videos whose picture there is, one clip of it read at least."""
 
 
 def embed_set(
@@ -27,9 +39,10 @@ def embed_set(
     clips: int,
     device: torch.device,
     folder: Path,
-) -> dict[Modality, Path]:
-    """Files of (N, D) float32, the mean over `clips` uniformly spaced clips; zero where a video
-    lacks the modality. Written by rank 0 as the blocks come, so memory is that of one block.
+) -> Features:
+    """Files of (N, D) float32, the mean over `clips` uniformly spaced clips, of pictures those that
+    could be read; zero where a video lacks the modality. Written by rank 0 as the blocks come, so
+    memory is that of one block.
 
     All ranks call it together, each embeds its share of every block. The encoders are in
     evaluation mode meanwhile, and left as they were.
@@ -49,19 +62,34 @@ def embed_set(
             for modality, path in files.items():
                 writing = writing_rows(path, len(videos), model.dim(modality))
                 writers[modality] = stack.enter_context(writing)
+        seen_N = [np.empty(0, np.bool_)]
         for share, batch in zip(shares, loader.read(plan), strict=True):
-            rows = _embed_share(model, videos, share, batch, clips, device)
+            has_C = _clips_with(videos, share, batch, clips)
+            rows = _embed_share(model, has_C, batch, clips, device)
+            seen_B = torch.from_numpy(has_C["video"].reshape(-1, clips).any(axis=1))
+            seen_N.append(distributed.gather_rows(seen_B.to(device))[0].cpu().numpy())
             for modality in MODALITIES:
                 whole_BD, _ = distributed.gather_rows(rows[modality])
                 if writers:
                     writers[modality](whole_BD.cpu().numpy())
-    return files
+    return Features(files, np.concatenate(seen_N))
+
+
+def _clips_with(
+    videos: VideoSet, share: range, batch: ClipBatch, clips: int
+) -> dict[Modality, Flags]:
+    """(C,) for each modality, which clips of this rank's videos of a block have it."""
+    found: dict[Modality, Flags] = {
+        modality: videos.has(modality)[share.start : share.stop].repeat(clips)
+        for modality in MODALITIES
+    }
+    found["video"][batch.unread_places] = False
+    return found
 
 
 def _embed_share(
     model: XdcModel,
-    videos: VideoSet,
-    share: range,
+    has: dict[Modality, Flags],
     batch: ClipBatch,
     clips: int,
     device: torch.device,
@@ -70,19 +98,20 @@ def _embed_share(
     batch = to_device(batch, device)
     rows = {}
     for modality in MODALITIES:
-        has_B = torch.from_numpy(videos.has(modality)[share.start : share.stop]).to(device)
-        has_C = has_B.repeat_interleave(clips)
+        has_C = torch.from_numpy(has[modality]).to(device)
         vectors_CD = torch.zeros(len(has_C), model.dim(modality), device=device)
         if has_C.any():
             index_C = torch.nonzero(has_C)[:, 0]
             vectors_CD[index_C] = model.encode(modality, taken(batch, index_C)).float()
-        rows[modality] = vectors_CD.view(len(share), clips, -1).mean(dim=1)
+        count_B = has_C.view(-1, clips).sum(dim=1).clamp(min=1)
+        vectors_BCD = vectors_CD.view(len(count_B), clips, vectors_CD.shape[1])
+        rows[modality] = vectors_BCD.sum(dim=1) / count_B[:, None]
     return rows
 
 
 def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
     """The clips where the encoders are."""
-    return ClipBatch(
-        batch.frames_BTHWC.to(device, non_blocking=True),
-        batch.mel_BMR.to(device, non_blocking=True),
+    return batch._replace(
+        frames_BTHWC=batch.frames_BTHWC.to(device, non_blocking=True),
+        mel_BMR=batch.mel_BMR.to(device, non_blocking=True),
     )

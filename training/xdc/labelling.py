@@ -5,11 +5,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from extractors.errors import AbortError
 from pipeline import storage
 from training import distributed
 from training.xdc.embedding import embed_set
@@ -49,9 +51,15 @@ def make_labels(
     folder: Path,
 ) -> dict[str, PseudoLabels]:
     """The pseudo-labels of an iteration by name of the label set. Features lie in `folder`
-    meanwhile. All ranks embed, rank 0 clusters, all get the labels."""
+    meanwhile. All ranks embed, rank 0 clusters, all get the labels.
+
+    Raises AbortError where no video's picture can be read.
+    """
     config = model.config
     features = embed_set(model, videos, loader, config.clustering.clips, device, folder)
+    if not features.seen_N.any():
+        raise AbortError(f"{videos.dataset}: no video's picture can be read; see the warnings")
+    videos = replace(videos, seen_N=features.seen_N)
     found = {}
     for number, name in enumerate(label_sets(config.method)):
         made = PseudoLabels(np.empty(len(videos), np.int64), 0)
@@ -60,7 +68,7 @@ def make_labels(
             made = (
                 plan_labels(videos)
                 if name == "plan"
-                else cluster_set(name, features, videos, config.clustering, seed, folder)
+                else cluster_set(name, features.files, videos, config.clustering, seed, folder)
             )
         found[name] = _shared(made, device)
     wanted = config.clustering.clusters

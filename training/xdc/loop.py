@@ -1,4 +1,4 @@
-"""Training XDC and its variants, from proxies to a run folder of two encoders.
+"""Training XDC and its variants, from clips to a run folder of two encoders.
 
     ┌─▶ embed every video with both encoders ▶ k-means ▶ pseudo-labels by video ▶ new heads
     │                                                                                │
@@ -25,16 +25,14 @@ from training.xdc.config import FREE_KEYS, XdcConfig
 from training.xdc.labelling import make_labels, scratch_folder
 from training.xdc.pseudo_labels import cluster_statistics, publish_labels
 from training.xdc.reading import ClipLoader
-from training.xdc.run_files import publish_encoders, run_facts
-from training.xdc.steps import (
-    Share,
-    XdcTraining,
-    held_out_numbers,
-    learning_rate,
-    start_xdc,
-    training_step,
-    usable,
+from training.xdc.run_files import (
+    encoder_files,
+    publish_encoders,
+    remove_older_encoders,
+    run_facts,
 )
+from training.xdc.state import XdcTraining, learning_rate, start_xdc
+from training.xdc.steps import Share, held_out_numbers, training_step, usable
 from training.xdc.video_set import Numbers, VideoSet, open_video_set
 
 logger = logging.getLogger(__name__)
@@ -77,13 +75,13 @@ def train(
     device: torch.device,
     on_progress: OnProgress = lambda progress: None,
 ) -> dict[str, float]:
-    """Trains on a dataset's proxies and spectrograms into the run folder `output`; returns the
+    """Trains on a dataset's pictures and spectrograms into the run folder `output`; returns the
     metrics of the last epoch and clustering.
 
-    The encoders are published as `encoders/video.safetensors` and `audio.safetensors` after every
-    iteration. A finished run is left alone, an interrupted one goes on from its last checkpoint, on
-    the CPU bit for bit. With torch.distributed set up, every rank calls this; batches, batch norm
-    and clusters span all ranks, so the result is that of one process but for rounding. Raises
+    The encoders are published after every iteration (see `publish_encoders`), then the card that
+    names them. A finished run is left alone, an interrupted one goes on from its last checkpoint,
+    on the CPU bit for bit. With torch.distributed set up, every rank calls this; batches, batch
+    norm and clusters span all ranks, so the result is that of one process but for rounding. Raises
     AbortError for a dataset that cannot be trained on or a loss that is not finite, UsageError for
     one that lacks what XDC reads or a run of other settings.
     """
@@ -97,16 +95,20 @@ def train(
         if card["finished"]:
             logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
             return dict(card["metrics"])
+    else:
+        checkpoints.check_started(
+            output, config, digest, kind="xdc", block="xdc", free_keys=FREE_KEYS
+        )
     training = start_xdc(config, device)
     if card is not None:
         training.restore(checkpoints.load_state(output, card, device))
         logger.info("%s: resuming after step %d", output, card["step"])
+    facts = run_facts(videos, digest, config, training.model)
     rank = distributed.world()[0]
     if rank == 0:
-        checkpoints.write_config(output, config)
-        _say_what_is_missing(videos)
-    with ClipLoader(videos, config, device) as loader:
-        facts = run_facts(videos, digest, config, training.model)
+        checkpoints.start_run(output, facts, config)
+        _say_what_there_is(videos)
+    with ClipLoader(videos, config, device, forgiving=True) as loader:
         batch_clips, batches = epoch_shape(videos, config)
         log = MetricsLog(output, training.step + 1, config) if rank == 0 else None
         session = _Session(
@@ -134,7 +136,9 @@ def epoch_shape(videos: VideoSet, config: XdcConfig) -> tuple[int, int]:
     return batch_clips, count // batch_clips
 
 
-def _say_what_is_missing(videos: VideoSet) -> None:
+def _say_what_there_is(videos: VideoSet) -> None:
+    source = {"proxies": "proxies", "raw": "the videos' own files"}[videos.input]
+    logger.info("%s: %d videos, clips from %s", videos.dataset, len(videos), source)
     for what, has_N in (("picture", videos.seen_N), ("sound", videos.heard_N)):
         missing = [videos.keys[i] for i in np.flatnonzero(~has_N)[:3]]
         if missing:
@@ -237,6 +241,8 @@ def _end_epoch(training: XdcTraining, session: _Session) -> None:
     """The held-out loss, whether the iteration is over, a checkpoint."""
     config = session.config
     means = {name: total / session.batches for name, total in training.epoch_sums.items()}
+    if means.get("unread_share") == 1:
+        raise AbortError(f"{session.videos.dataset}: no picture could be read in a whole epoch")
     held_out = held_out_numbers(training, session.videos, session.loader, session.device)
     training.metrics |= means | held_out
     if session.log is not None:
@@ -248,7 +254,7 @@ def _end_epoch(training: XdcTraining, session: _Session) -> None:
     if over:
         training.end_iteration()
         if session.log is not None:
-            publish_encoders(session.output, training.model, session.videos)
+            publish_encoders(session.output, training.iteration, training.model, session.videos)
     due = training.step % config.checkpoint_steps == 0
     if over or due or training.epoch % config.checkpoint_epochs == 0:
         _save(training, session)
@@ -271,9 +277,11 @@ def _save(training: XdcTraining, session: _Session) -> None:
     """Publishes the log, the checkpoint and the card from rank 0; the others wait."""
     if session.log is not None:
         if training.finished and training.step == 0:
-            publish_encoders(session.output, training.model, session.videos)
+            publish_encoders(session.output, training.iteration, training.model, session.videos)
         session.log.publish()
+        done = training.iteration > 0 or training.finished
         progress = {
+            "encoders": encoder_files(training.iteration) if done else {},
             "step": training.step,
             "total_steps": session.total_steps,
             "iteration": training.iteration,
@@ -289,4 +297,5 @@ def _save(training: XdcTraining, session: _Session) -> None:
             keep_last=session.config.keep_last,
             kind="xdc",
         )
+        remove_older_encoders(session.output, training.iteration)
     distributed.barrier()

@@ -1,9 +1,11 @@
-"""Reads clips out of shards: frames from proxies by decord, sound from stored spectrograms.
+"""Reads clips: frames from proxies by decord or from the videos' own files by ffmpeg, sound from
+stored spectrograms.
 
 In reading processes, through torch's DataLoader, which keeps the order of the plan.
 Shapes: B clips, T frames, H x W pixels, M mel bands, R rows of spectrogram.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple, TypeVar
@@ -14,19 +16,36 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from extractors.errors import AbortError, VideoError
+from extractors.errors import AbortError, PipelineError, VideoError
 from extractors.proxy_reader import ProxyReader
+from extractors.views import FrameView
 from extractors.xdc_config import mel_rows
 from pipeline import storage
 from pipeline.shards import shard_url
 from training.xdc.clips import ClipRef, clip_start, sound_start
 from training.xdc.config import XdcConfig
+from training.xdc.raw_files import RawFiles
 from training.xdc.video_set import VideoSet
+
+logger = logging.getLogger(__name__)
 
 OPEN_SHARDS = 32
 """Tars that a reading process keeps open."""
 
+NAMED = 10
+"""Videos whose file could not be read that are named; the others are counted."""
+
 Value = TypeVar("Value")
+
+
+class Unread(NamedTuple):
+    """A clip of frames that a video's own file did not give."""
+
+    place: int
+    """In the batch."""
+    video: int
+    """Its number in the VideoSet."""
+    reason: str
 
 
 class ClipBatch(NamedTuple):
@@ -38,6 +57,13 @@ class ClipBatch(NamedTuple):
     """float16; rows beyond the sound are 0, which is the log-mel of digital silence."""
     failure: str = ""
     """Why the clips could not be read."""
+    unread: Sequence[Unread] = ()
+    """Clips whose frames are missing."""
+
+    @property
+    def unread_places(self) -> list[int]:
+        """Their places in the batch."""
+        return [clip.place for clip in self.unread]
 
 
 class ClipReader(Dataset[ClipBatch]):
@@ -49,30 +75,37 @@ class ClipReader(Dataset[ClipBatch]):
         self._rows = mel_rows(config.audio.seconds, videos.mel.hop)
         self._tars: OrderedDict[int, IO[bytes]] = OrderedDict()
         self._proxies: OrderedDict[int, ProxyReader] = OrderedDict()
+        side = config.video.short_side
+        self._files = RawFiles(FrameView(config.video.rate, side, side, "whole"), videos.decode)
 
     def __getitems__(self, clips: list[ClipRef]) -> ClipBatch:
-        """The clips in their order. What goes wrong is told in `failure`: an exception that comes
-        out of a process loses its kind."""
+        """The clips in their order. What goes wrong is told in `failure`, or for a video's own file
+        in `unread`: an exception that comes out of a process loses its kind."""
         size, count = self._config.video.size, len(clips)
         frames = np.zeros((count, self._config.video.frames, size, size, 3), np.uint8)
         mel = np.zeros((count, self._videos.mel.bands, self._rows), np.float16)
+        unread = []
         for i, clip in enumerate(clips):
             try:
-                if self._videos.seen_N[clip.video]:
-                    frames[i] = self.frames(clip)
                 if self._videos.heard_N[clip.video]:
                     rows = self.spectrogram(clip)
                     mel[i, :, : len(rows)] = rows.T
-            except (VideoError, OSError, ValueError) as err:
-                return _failed(self._about(clip, err))
-        return ClipBatch(torch.from_numpy(frames), torch.from_numpy(mel))
+                if self._videos.seen_N[clip.video]:
+                    frames[i] = self.frames(clip)
+            except (PipelineError, OSError, ValueError) as err:
+                if not (self._videos.uris and isinstance(err, VideoError)):
+                    return _failed(self._about(clip, err))
+                unread.append(Unread(i, clip.video, " ".join(str(err).split())))
+        return ClipBatch(torch.from_numpy(frames), torch.from_numpy(mel), "", unread)
 
     def frames(self, clip: ClipRef) -> NDArray[np.uint8]:
-        """(T, size, size, 3). Raises VideoError for a damaged proxy."""
-        wanted = self._config.video
-        reader = self._proxy(clip.video)
-        start = self._start(clip)
-        found = reader.read([start + (i + 0.5) / wanted.rate for i in range(wanted.frames)])
+        """(T, size, size, 3). Raises VideoError for a damaged proxy or a file that gives none."""
+        wanted, start = self._config.video, self._start(clip)
+        if self._videos.uris:
+            found = self._files.read(self._videos.uris[clip.video], start, wanted.frames)
+        else:
+            times = [start + (i + 0.5) / wanted.rate for i in range(wanted.frames)]
+            found = self._proxy(clip.video).read(times)
         return cut_square(found, clip, wanted.short_side, wanted.size)
 
     def spectrogram(self, clip: ClipRef) -> NDArray[np.float16]:
@@ -164,10 +197,21 @@ def read_npy_rows(file: IO[bytes], offset: int, first: int, count: int) -> NDArr
 class ClipLoader:
     """Batches of clips, read ahead by `sampling.loader_workers` processes that live as long as it.
 
-    Use it as a context manager, one plan after the other.
+    Use it as a context manager, one plan after the other. With `forgiving`, clips whose frames a
+    video's own file does not give are said and handed on as `unread`; else they are an error.
     """
 
-    def __init__(self, videos: VideoSet, config: XdcConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        videos: VideoSet,
+        config: XdcConfig,
+        device: torch.device,
+        *,
+        forgiving: bool = False,
+    ) -> None:
+        self._videos = videos
+        self._forgiving = forgiving
+        self._unread: set[int] = set()
         self._plan = _Plan()
         workers = config.sampling.loader_workers
         self._loader = DataLoader(
@@ -188,7 +232,21 @@ class ClipLoader:
         for batch in self._loader:
             if batch.failure:
                 raise AbortError(batch.failure)
+            for clip in batch.unread:
+                self._say(clip)
             yield batch
+
+    def _say(self, clip: Unread) -> None:
+        message = f"{self._videos.dataset}: video {self._videos.keys[clip.video]}: {clip.reason}"
+        if not self._forgiving:
+            raise AbortError(message)
+        if clip.video in self._unread or len(self._unread) > NAMED:
+            return
+        self._unread.add(clip.video)
+        if len(self._unread) <= NAMED:
+            logger.warning("%s; its picture takes no part there", message)
+        else:
+            logger.warning("pictures of more videos cannot be read; unread_share counts them")
 
     def __enter__(self) -> "ClipLoader":
         return self

@@ -1,168 +1,27 @@
-"""What an XDC run carries from step to step, one step, and the held-out loss.
+"""One step of XDC, and the held-out loss.
 
-Shapes: B clips of this rank.
+Shapes: B clips of this rank, N videos of the set.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from extractors.errors import AbortError
-from extractors.xdc_encoder_file import fill_video_encoder
-from extractors.xdc_networks import VideoEncoder
 from training import distributed
-from training.schedule import lr_factor
-from training.xdc.batch_norm import span_ranks
 from training.xdc.clips import ClipRef, uniform_clips
-from training.xdc.config import XdcConfig, XdcOptimiserConfig
+from training.xdc.config import XdcConfig
 from training.xdc.embedding import to_device
-from training.xdc.model import XdcModel, head_sums
+from training.xdc.model import head_sums
 from training.xdc.pseudo_labels import PseudoLabels
 from training.xdc.reading import ClipBatch, ClipLoader
+from training.xdc.state import XdcTraining
 from training.xdc.supervision import HEADS, MODALITIES, Modality
 from training.xdc.video_set import Flags, Numbers, VideoSet
-
-
-@dataclass
-class XdcTraining:
-    """Everything that changes while training; `state` and `restore` are a checkpoint."""
-
-    model: XdcModel
-    optimiser: torch.optim.Optimizer
-    autocast: torch.dtype | None = None
-    """None: float32."""
-    labels: dict[str, PseudoLabels] = field(default_factory=dict)
-    """Of this iteration; empty before it has been clustered for."""
-    before: dict[str, Numbers] = field(default_factory=dict)
-    """Labels of the iteration before, to compare with."""
-    iteration: int = 0
-    epoch: int = 0
-    """In the iteration."""
-    batch: int = 0
-    """The next batch of `epoch`."""
-    step: int = 0
-    """Steps done in the whole run."""
-    best_loss: float = math.inf
-    """The lowest held-out loss of the iteration."""
-    bad_epochs: int = 0
-    """Epochs in a row that brought no lower one."""
-    settled: bool = False
-    """Whether the pseudo-labels have stopped changing: the run is over."""
-    epoch_sums: dict[str, float] = field(default_factory=dict)
-    """Numbers of the steps of `epoch` so far, summed."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Of the last epoch and the last clustering."""
-
-    def begin_iteration(self, labels: Mapping[str, PseudoLabels]) -> None:
-        """New labels, new heads, a new optimiser: see XdcOptimiserConfig."""
-        self.labels = dict(labels)
-        clusters = {name: made.clusters for name, made in labels.items()}
-        self.model.renew_heads(clusters, self.iteration)
-        self.optimiser = make_optimiser(self.model, self.model.config.optimiser)
-        self.epoch, self.batch, self.bad_epochs, self.best_loss = 0, 0, 0, math.inf
-        self.epoch_sums = {}
-
-    def end_iteration(self) -> None:
-        """The labels become those before."""
-        self.before = {name: made.labels_N for name, made in self.labels.items()}
-        self.labels = {}
-        self.iteration, self.epoch = self.iteration + 1, 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is no iteration left."""
-        return self.settled or self.iteration >= self.model.config.iterations
-
-    def state(self) -> dict[str, Any]:
-        """All of it as tensors and plain values."""
-        return {
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict() if self.labels else {},
-            "labels": {
-                name: {"labels_N": torch.from_numpy(made.labels_N), "clusters": made.clusters}
-                for name, made in self.labels.items()
-            },
-            "before": {name: torch.from_numpy(labels) for name, labels in self.before.items()},
-            "position": {name: getattr(self, name) for name in POSITION},
-            "epoch_sums": dict(self.epoch_sums),
-            "metrics": dict(self.metrics),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to where `state` was taken."""
-        for name in POSITION:
-            setattr(self, name, state["position"][name])
-        self.labels = {
-            name: PseudoLabels(made["labels_N"].cpu().numpy(), made["clusters"])
-            for name, made in state["labels"].items()
-        }
-        self.before = {name: labels.cpu().numpy() for name, labels in state["before"].items()}
-        self.epoch_sums, self.metrics = state["epoch_sums"], state["metrics"]
-        heads = {name: made.clusters for name, made in self.labels.items()}
-        if heads:
-            self.model.renew_heads(heads, self.iteration)
-            self.optimiser = make_optimiser(self.model, self.model.config.optimiser)
-            self.optimiser.load_state_dict(state["optimiser"])
-        weights = {
-            name: value
-            for name, value in state["model"].items()
-            if heads or not name.startswith("heads.")
-        }
-        self.model.load_state_dict(weights)
-
-
-POSITION = (
-    "iteration",
-    "epoch",
-    "batch",
-    "step",
-    "best_loss",
-    "bad_epochs",
-    "settled",
-)
-
-
-def start_xdc(config: XdcConfig, device: torch.device) -> XdcTraining:
-    """The beginning of a run: fresh encoders from the seed, or the video encoder of a file.
-
-    All ranks call it together and come to the same weights.
-    """
-    torch.manual_seed(config.seed)
-    model = XdcModel(config)
-    if config.video_weights is not None:
-        encoder = model.encoders["video"]
-        assert isinstance(encoder, VideoEncoder)
-        fill_video_encoder(encoder, Path(config.video_weights))
-    model = model.to(device).train()
-    if distributed.world()[1] > 1:
-        span_ranks(model)
-        distributed.copy_from_first(model.state_dict().values())
-    half = config.precision == "bfloat16" and device.type == "cuda"
-    optimiser = make_optimiser(model, config.optimiser)
-    return XdcTraining(model, optimiser, autocast=torch.bfloat16 if half else None)
-
-
-def make_optimiser(model: XdcModel, config: XdcOptimiserConfig) -> torch.optim.Optimizer:
-    """Over encoders and heads."""
-    if config.name == "adamw":
-        return torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
-
-
-def learning_rate(config: XdcOptimiserConfig, step: int, total: int) -> float:
-    """Of step `step` (from 0) of an iteration of at most `total` steps."""
-    if config.schedule == "cosine":
-        return config.lr * lr_factor(step, config.warmup_steps, total)
-    warmup = min(config.warmup_steps, total // 10)
-    return config.lr * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
 
 def usable(videos: VideoSet, labels: Mapping[str, PseudoLabels], config: XdcConfig) -> Flags:
@@ -191,7 +50,8 @@ class XdcReport:
     """What a step says of itself; the same on all ranks."""
 
     numbers: dict[str, float]
-    """loss (the sum over heads), and `loss_HEAD`, `accuracy_HEAD` of each."""
+    """loss (the sum over heads), and `loss_HEAD`, `accuracy_HEAD` of each; `unread_share` of the
+    pictures, where they come from the videos' own files."""
     lr: float
 
 
@@ -210,8 +70,10 @@ def training_step(
     """
     for group in training.optimiser.param_groups:
         group["lr"] = lr
-    sums = _sums(training, share, batch, videos, device)
-    counts = head_counts(training, share.whole, videos)
+    present = _present(training, share, batch, videos, device)
+    counts = present.heads
+    resting = frozenset(m for m in MODALITIES if present.clips[m] < 2)  # one value has no variance
+    sums = _sums(training, batch, present, device, resting)
     terms = [loss / counts[name] for name, (loss, _) in sums.items() if counts[name]]
     numbers = _numbers(sums, counts, device)
     if not math.isfinite(numbers["loss"]):
@@ -224,6 +86,8 @@ def training_step(
         torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
         distributed.sum_gradients(training.model)
         training.optimiser.step()
+    if videos.uris:
+        numbers["unread_share"] = present.unread_share
     return XdcReport(numbers, lr)
 
 
@@ -238,42 +102,81 @@ def held_out_numbers(
     shares = [Share(clips[first : first + size]) for first in range(0, len(clips), size)]
     names = [head.name for head in HEADS[training.model.config.method]]
     totals = {name: [torch.zeros((), device=device) for _ in range(2)] for name in names}
+    counts = dict.fromkeys(names, 0)
     training.model.eval()
     with torch.no_grad():
         batches = loader.read([share.own for share in shares])
         for share, batch in zip(shares, batches, strict=True):
-            for name, pair in _sums(training, share, batch, videos, device, rest=False).items():
+            present = _present(training, share, batch, videos, device)
+            counts = {name: counts[name] + present.heads[name] for name in names}
+            for name, pair in _sums(training, batch, present, device).items():
                 for total, value in zip(totals[name], pair, strict=True):
                     total += value
     training.model.train()
-    counts = head_counts(training, clips, videos)
     if not any(counts.values()):
         return {}
     found = _numbers({n: (loss, right) for n, (loss, right) in totals.items()}, counts, device)
     return {f"held_out_{name}": value for name, value in found.items()}
 
 
-def _sums(
+@dataclass(frozen=True)
+class _Present:
+    """What of a batch is there: pictures that could not be read are not."""
+
+    own: Numbers
+    """(B,) the videos of this rank's clips."""
+    has: dict[Modality, Flags]
+    """(B,) which of this rank's clips have the modality."""
+    clips: dict[Modality, int]
+    """Clips of all ranks that have it."""
+    heads: dict[str, int]
+    """Clips of all ranks that train each head."""
+    unread_share: float
+    """Of the pictures of all ranks."""
+
+
+def _present(
     training: XdcTraining,
     share: Share,
     batch: ClipBatch,
     videos: VideoSet,
     device: torch.device,
-    rest: bool = True,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """`head_sums` of this rank's clips. While training (`rest`) an encoder rests that has fewer
-    than two clips in the batch of all ranks: one value has no variance."""
+) -> _Present:
+    """What is planned is known to all ranks, what could not be read they tell each other."""
     own = np.array([clip.video for clip in share.own], np.int64)
     whole = np.array([clip.video for clip in share.whole], np.int64)
+    has: dict[Modality, Flags] = {m: videos.has(m)[own] for m in MODALITIES}
+    clips = {m: int(videos.has(m)[whole].sum()) for m in MODALITIES}
+    heads, pictures = head_counts(training, share.whole, videos), clips["video"]
+    if videos.uris:
+        has["video"][batch.unread_places] = False
+        lost = head_counts(training, [share.own[place] for place in batch.unread_places], videos)
+        names = [
+            head.name for head in HEADS[training.model.config.method] if head.encoder == "video"
+        ]
+        numbers = [len(batch.unread), *(lost[name] for name in names)]
+        told = torch.tensor(numbers, dtype=torch.int64, device=device)
+        unread, *of_heads = distributed.sum_over_ranks(told).tolist()
+        clips["video"] -= unread
+        heads |= {name: heads[name] - n for name, n in zip(names, of_heads, strict=True)}
+    return _Present(own, has, clips, heads, 1 - clips["video"] / max(1, pictures))
+
+
+def _sums(
+    training: XdcTraining,
+    batch: ClipBatch,
+    present: _Present,
+    device: torch.device,
+    resting: frozenset[Modality] = frozenset(),
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """`head_sums` of this rank's clips."""
     has: dict[Modality, Tensor] = {
-        modality: torch.from_numpy(videos.has(modality)[own]).to(device) for modality in MODALITIES
+        modality: torch.from_numpy(flags).to(device) for modality, flags in present.has.items()
     }
     labels = {
-        name: torch.from_numpy(made.labels_N[own]).to(device)
+        name: torch.from_numpy(made.labels_N[present.own]).to(device)
         for name, made in training.labels.items()
     }
-    least = 2 if rest else 0
-    resting = frozenset(m for m in MODALITIES if videos.has(m)[whole].sum() < least)
     kind, enabled = device.type, training.autocast is not None
     with torch.autocast(kind, training.autocast, enabled=enabled):
         return head_sums(training.model, to_device(batch, device), has, labels, resting)
@@ -282,7 +185,7 @@ def _sums(
 def head_counts(
     training: XdcTraining, clips: Sequence[ClipRef], videos: VideoSet
 ) -> dict[str, int]:
-    """How many of the clips train each head."""
+    """How many of the clips are to train each head."""
     index = np.array([clip.video for clip in clips], np.int64)
     return {
         head.name: int(

@@ -67,14 +67,14 @@ def test_features_of_years_ago_are_trained_on_today(
     assert not Path(dataset).exists()
     imported = run(*arguments, "--trust-pickle")
     assert imported.code == 3
-    assert "1 videos failed" in imported.err
+    assert "1 video failed" in imported.err
     assert run("verify", dataset).code == 0
     status = run("status", dataset)
     for text in ("2 of 2", "7 of 7", "failed: not_found"):
         assert text in status.out
     again = run(*arguments, "--trust-pickle")
     assert again.code == 3
-    assert "2 shards (7 videos) are there and kept" in again.err
+    assert "2 shards (7 videos) there already, kept" in again.err
     options = ("--dataset", dataset, "--config", small, "--device", "cpu")
     trained = run("run", "train", *options, "--output", model)
     assert trained.code == 0, trained.err

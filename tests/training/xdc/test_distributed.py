@@ -80,7 +80,7 @@ def config(make_config) -> XdcConfig:
     """Five clips a batch: two for one rank, three for the other."""
     return make_config(
         method="mdc",
-        epochs=2,
+        epochs=1,
         sampling__batch_clips=5,
         sampling__clips_per_video=2,
         optimiser={"name": "sgd", "lr": 0.01, "warmup_steps": 0},

@@ -9,7 +9,7 @@ from training.xdc.clips import uniform_clips
 from training.xdc.embedding import embed_set
 from training.xdc.labelling import scratch_folder
 from training.xdc.reading import ClipLoader, ClipReader
-from training.xdc.steps import start_xdc
+from training.xdc.state import start_xdc
 from training.xdc.video_set import VideoSet
 
 CPU = torch.device("cpu")
@@ -21,13 +21,14 @@ def test_rows_are_the_means_of_uniform_clips(videos: VideoSet, make_config, tmp_
     model = start_xdc(config, CPU).model
     state = {name: value.clone() for name, value in model.state_dict().items()}
     with ClipLoader(videos, config, CPU) as loader:
-        files = embed_set(model, videos, loader, 3, CPU, tmp_path)
+        features = embed_set(model, videos, loader, 3, CPU, tmp_path)
     assert model.training
     for name, value in model.state_dict().items():  # batch norm has learned nothing
         assert torch.equal(value, state[name])
     reader = ClipReader(videos, config)
     model.eval()
-    for modality, path in files.items():
+    np.testing.assert_array_equal(features.seen_N, videos.seen_N)
+    for modality, path in features.files.items():
         rows = np.load(path)
         assert rows.shape == (len(videos), 8)
         for i, row in enumerate(rows):

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file
 
-from pipeline.cli import main
+from extractors.xdc_run import encoder_file
+from pipeline.cli import main, show
 from pipeline.dataset import read_dataset_card
+from pipeline.lease import holding, read_lease
 from pipeline.samples import read_dataset
 from tests.training.xdc.conftest import UNSEEN, extract_config, small_config
 from training import checkpoints
@@ -38,7 +41,8 @@ def pipeline(*words: object, code: int = 0) -> str:
     for name, handler in handlers.items():
         signal.signal(name, handler)
     assert (ended.value.code or 0) == code, err.getvalue()
-    return err.getvalue().strip().splitlines()[-1] if code else out.getvalue()
+    lines = err.getvalue().strip().splitlines()
+    return (lines or [""])[-1] if code else out.getvalue()
 
 
 def settings_file(folder: Path, **blocks: object) -> Path:
@@ -78,6 +82,32 @@ def learned(run: Path, corpus: Path, dataset: str, tmp_path_factory) -> Path:
     return folder / "set"
 
 
+def test_two_trainings_in_one_folder_are_refused(run: Path, dataset: str, tmp_path: Path) -> None:
+    """Of the same settings too: the second would remove the first one's checkpoints."""
+    where = ("--device", "cpu", "--dataset", dataset, "--output", tmp_path / "run")
+    with holding(str(tmp_path / "run")):
+        said = pipeline("run", "train", "--method", "cdc", *where, code=1)
+        assert "another run works on it (process " in said
+        said = pipeline(*("run", "index", "--model", run, *where[:-1], tmp_path / "run"), code=1)
+        assert "another run works on it (process " in said
+        blocks = {"xdc": small_config(iterations=0).model_dump(mode="json")}
+        file = settings_file(tmp_path, **blocks)
+        pipeline("run", "train", "--method", "cdc", *where, "--config", file, "--take-over")
+    assert read_lease(str(tmp_path / "run")) is None
+    assert (tmp_path / "run" / "card.json").exists()
+
+
+def test_an_error_has_no_bar_above_it(dataset: str, tmp_path: Path) -> None:
+    """The bar begins with the first step."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(show, "err", Console(file=said, width=200))
+        pipeline("run", "train", "--method", "xdc", "--device", "cpu", "--dataset", dataset,
+                 "--output", tmp_path / "run", code=2)  # fmt: skip
+    assert said.getvalue().startswith("error: xdc.video.short_side = 128: ")
+    assert "steps" not in said.getvalue()
+
+
 def test_the_card_says_which_method(run: Path) -> None:
     card = json.loads((run / "card.json").read_text())
     assert (card["kind"], card["method"], card["finished"]) == ("xdc", "cdc", True)
@@ -107,7 +137,7 @@ def test_extractors_see_what_training_saw(run: Path, learned: Path, videos) -> N
     reader, model = ClipReader(videos, small_config()), XdcModel(small_config())
     samples = {sample.key: sample for sample in read_dataset(str(learned))}
     for name in ("video", "audio"):
-        file = run / "encoders" / f"{name}.safetensors"
+        file = encoder_file(str(run), name)
         model.encoders[name].load_state_dict(load_file(file))
     model.eval()
     for key in ("clip00", "clip05"):
@@ -157,5 +187,6 @@ def test_wrong_usage_is_one_line(learned: Path, dataset: str, tmp_path: Path) ->
     said = pipeline("run", "train", "--method", "dino", "--dataset", dataset, *where, code=2)
     assert "--method dino: allowed are mcn, sdc, mdc, cdc, xdc" in said
     said = pipeline("run", "train", "--method", "xdc", "--dataset", learned, *where, code=2)
-    assert "has no proxies, from which clips are read" in said
+    assert "xdc.audio_track = mel" in said
+    assert "has no such track of XDC's log-mel" in said
     assert not (tmp_path / "x").exists()

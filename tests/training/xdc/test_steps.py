@@ -7,7 +7,8 @@ import torch
 from training.xdc.clips import ClipRef
 from training.xdc.pseudo_labels import PseudoLabels
 from training.xdc.reading import ClipBatch
-from training.xdc.steps import Share, XdcTraining, head_counts, start_xdc, training_step, usable
+from training.xdc.state import XdcTraining, start_xdc
+from training.xdc.steps import Share, head_counts, training_step, usable
 from training.xdc.video_set import VideoSet
 
 CPU = torch.device("cpu")

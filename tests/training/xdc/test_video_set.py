@@ -63,7 +63,6 @@ def card_of(dataset: str, folder: Path, **changes: object) -> str:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"proxy": None}, "has no proxies, from which clips are read.*extract.proxy={}"),
         ({"proxy": {"rate": 6}}, r"xdc\.video\.rate = 12\.0: the proxies of .* have 6\.0"),
         ({"extractors": {"mel": None}}, r"xdc\.audio_track = mel: .* has no such track"),
         ({"extractors": {"mel": {"kind": "log_mel"}}}, "front_end: xdc"),
@@ -82,11 +81,16 @@ def test_proxies_that_are_too_small_are_refused(dataset: str, make_config) -> No
         check_dataset(dataset, make_config(video__short_side=64))
 
 
-def test_an_imported_dataset_has_no_proxies(dataset: str, make_config, tmp_path: Path) -> None:
+def test_proxies_are_asked_for_where_there_are_none(dataset: str, make_config, tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"has no proxies.*extract\.proxy={}.*xdc\.input=raw"):
+        open_video_set(card_of(dataset, tmp_path, proxy=None), make_config(input="proxies"))
+
+
+def test_an_imported_dataset_has_no_spectrograms(dataset: str, make_config, tmp_path: Path) -> None:
     card = storage.read_json(f"{dataset}/dataset.json")
     del card["config"]
     storage.publish_json(str(tmp_path / "dataset.json"), card | {"imported": {"format": "npy"}})
-    with pytest.raises(UsageError, match="has no proxies"):
+    with pytest.raises(UsageError, match="has no such track"):
         open_video_set(str(tmp_path), make_config())
 
 

@@ -1,0 +1,77 @@
+"""Clips of frames from the videos' own files, as an extraction of the whole file decodes them."""
+
+import errno
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.config import DecodeConfig
+from extractors.errors import Reason, UsageError, VideoError
+from extractors.probe import Probe, probe
+from extractors.raw_reader import read_rows
+from extractors.views import FrameView
+from pipeline import storage
+
+PROBES = 4096
+"""Headers kept of local files."""
+
+
+class RawFiles:
+    """Reads clips out of files by URI. Opens nothing before the first, so that it can be sent to a
+    process. The last remote file is kept on this machine until another is asked for."""
+
+    def __init__(self, view: FrameView, decode: DecodeConfig) -> None:
+        self._view = view
+        self._decode = decode
+        self._probes: OrderedDict[str, Probe] = OrderedDict()
+        self._opened: tuple[str, ExitStack, str] | None = None
+
+    def read(self, uri: str, start: float, count: int) -> NDArray[np.uint8]:
+        """(count, height, width, 3) from the frame shown half a frame after `start` on: the frame
+        that a proxy of the view's rate has there. Raises VideoError."""
+        path = self._local(uri)
+        # a time that lies on a frame's start, but for the last bits, is that frame's
+        first = math.floor(start * self._view.rate + 0.5 + 1e-6)
+        return read_rows(path, self._probed(uri, path), self._view, first, count, self._decode)
+
+    def _local(self, uri: str) -> str:
+        if self._opened is not None and self._opened[0] == uri:
+            return self._opened[2]
+        self.close()
+        stack = ExitStack()
+        with _blaming_the_video(uri):
+            path = stack.enter_context(storage.local_copy(uri))
+        self._opened = uri, stack, path
+        return path
+
+    def _probed(self, uri: str, path: str) -> Probe:
+        if uri not in self._probes:
+            self._probes[uri] = probe(path, self._decode)
+            if len(self._probes) > PROBES:
+                self._probes.popitem(last=False)
+        return self._probes[uri]
+
+    def close(self) -> None:
+        """Removes the copy of a remote file."""
+        if self._opened is not None:
+            self._opened[1].close()
+            self._opened = None
+
+
+@contextmanager
+def _blaming_the_video(uri: str) -> Iterator[None]:
+    """What cannot be fetched is a VideoError, but a full disk of ours is not the video's fault."""
+    try:
+        yield
+    except FileNotFoundError as err:
+        raise VideoError(Reason.NOT_FOUND, "fetch", f"{uri}: no such file") from err
+    except UsageError as err:  # a protocol that is unknown or has no driver here
+        raise VideoError(Reason.UNREADABLE, "fetch", str(err)) from err
+    except OSError as err:
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise VideoError(Reason.UNREADABLE, "fetch", f"{uri}: {err}") from err
