@@ -4,8 +4,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+INDEX ?= .demo/index
 
-.PHONY: demo test check test-slow bench-extract bench-train fuzz clean install
+.PHONY: demo test check test-slow bench-extract bench-train bench-index bench-serve fuzz docs clean install
 
 install: $(STAMP)
 
@@ -39,8 +40,20 @@ bench-extract: $(STAMP)
 bench-train: $(STAMP)
 	$(BIN)/python benchmarks/train.py $(BENCH)
 
+# BENCH="--peer-python PYTHON" for autofaiss too (benchmarks/index_autofaiss.py)
+bench-index: $(STAMP)
+	$(BIN)/python benchmarks/bench_index.py $(BENCH)
+
+# INDEX=.demo/index, or any other (benchmarks/serve.py)
+bench-serve: $(STAMP)
+	$(BIN)/python benchmarks/serve.py $(INDEX) $(BENCH)
+
 fuzz: $(STAMP)
 	$(BIN)/python benchmarks/fuzz.py
+
+# The site, in build/site
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

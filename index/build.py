@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import faiss
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from extractors.errors import AbortError
 from index.card import NO_MODEL, Block, IndexCard, write_card
 from index.config import AUTO, IndexConfig
-from index.construct import add_vectors, can_merge, train_index, training_rows
+from index.construct import can_merge, fill_index, train_index, training_rows
 from index.embedding_jobs import BuildProgress as BuildProgress
 from index.embedding_jobs import (
     EmbeddingJob,
@@ -30,18 +31,15 @@ from index.embedding_jobs import (
 )
 from index.embedding_shards import MODALITIES, EmbeddingRecord
 from index.embeddings import Embedder, load_embedder
-from index.factory import Choice, choose_factory, given_factory
-from index.held_out import HeldOut, Measured, exact_nearest, headline, measure, perturbed
+from index.factory import EXACT_BELOW, Choice, choose_factory, given_factory
+from index.held_out import Measured, headline, measure
 from index.partial import merge_parts
+from index.pilot import ROWS as PILOT_ROWS
+from index.pilot import code_recall, make_pilot
 from index.run_local import Setup, run_local
 from index.search import IDS_NAME, INDEX_NAME, MASK_NAME
-from index.stored_vectors import (
-    block_vectors,
-    make_blocks,
-    numbered_vectors,
-    sample_vectors,
-    write_ids,
-)
+from index.stored_vectors import make_blocks, numbered_vectors, sample_vectors, write_ids
+from index.truth import extended_truth, new_truth
 from index.vectors import write_faiss
 from pipeline import storage
 from pipeline.settings import dump_settings
@@ -140,18 +138,15 @@ def publish_index(
     if count == 0:
         targets = ", ".join(config.targets)
         raise AbortError(f"{output}: no clip has any of the target modalities ({targets})")
-    choice = _choice(config, count, dimension)
+    choice = _choice(output, config, blocks, dimension)
     logger.info("index.factory %s: %s", choice.factory, choice.reason)
-    sample_ND = np.zeros((0, dimension), np.float32)
-    rows = training_rows(choice.factory, count, dimension, config.metric)
-    if rows:
-        _, sample_ND = sample_vectors(output, blocks, config.metric, rows, (config.seed, 0))
-    index = train_index(choice.factory, dimension, config.metric, sample_ND)
+    index = _trained(choice.factory, output, config, blocks, dimension)
     if execute is not None and can_merge(index):
         index = merge_parts(index, output, blocks, config.metric, execute)
     else:
-        for block in blocks:
-            index = add_vectors(index, block_vectors(output, block, config.metric))
+        index = fill_index(
+            index, lambda: (x_ND for _, x_ND in numbered_vectors(output, blocks, config.metric))
+        )
     built = BuiltIndex(index, choice, blocks, kept_ids=None, new_blocks=blocks, began=began)
     return publish_built(
         output, config, built, records, dataset=dataset, run=run, imported=imported
@@ -242,27 +237,39 @@ def publish_built(
     return card
 
 
-def _choice(config: IndexConfig, count: int, dimension: int) -> Choice:
+def _choice(output: str, config: IndexConfig, blocks: Sequence[Block], dimension: int) -> Choice:
     if config.factory != AUTO:
         return given_factory(config.factory)
+    count = sum(block.count for block in blocks)
+    rows = PILOT_ROWS if count >= EXACT_BELOW else 1
+    _, sample_ND = sample_vectors(output, blocks, config.metric, rows, (config.seed, 3))
+    pilot = make_pilot(sample_ND, config.metric, config.seed)
     return choose_factory(
         count,
         dimension,
         config.metric,
         memory_budget=config.memory_budget,
         search_ms_budget=config.search_ms_budget,
+        code_recall=partial(code_recall, pilot),
     )
 
 
+def _trained(
+    factory: str, output: str, config: IndexConfig, blocks: Sequence[Block], dimension: int
+) -> faiss.Index:
+    """An index without vectors; the sample that trained it is gone when the lists fill."""
+    sample_ND = np.zeros((0, dimension), np.float32)
+    count = sum(block.count for block in blocks)
+    rows = training_rows(factory, count, dimension, config.metric)
+    if rows:
+        _, sample_ND = sample_vectors(output, blocks, config.metric, rows, (config.seed, 0))
+    return train_index(factory, dimension, config.metric, sample_ND)
+
+
 def _measured(output: str, config: IndexConfig, built: BuiltIndex) -> Measured:
-    """Held-out queries from the vectors that may be found, their truth, and the figures."""
-    metric, live = config.metric, [block for block in built.blocks if not block.masked]
-    count = config.held_out_queries
-    _, drawn_QD = sample_vectors(output, live, metric, count, (config.seed, 2))
-    queries_QD = perturbed(drawn_QD, metric, config.seed)
-    k = min(100, sum(block.count for block in live))
-    nearest_QK = exact_nearest(queries_QD, numbered_vectors(output, live, metric), metric, k)
-    held_out = HeldOut(queries_QD, nearest_QK)
+    """Figures on held-out queries from the vectors that may be found."""
+    truth = new_truth if built.kept_ids is None else extended_truth
+    held_out = truth(output, config, built.blocks)
     measured = measure(built.index, held_out, config, built.live)
     if missed := headline(measured.recall, config.recall_target):
         logger.warning("%s: %s", output, missed)

@@ -20,8 +20,8 @@ class IndexConfig(Settings):
     protocol scores T·(V+A), so 'video' and 'audio'; 'text' adds what is said in the clip."""
     factory: str = Field(AUTO, min_length=1)
     """'auto', or a FAISS index_factory string. 'Flat' is exact: every vector is compared. 'auto'
-    takes the one that finds most among those that fit the two budgets; the card says why. PCA in
-    a string of your own goes with metric 'l2': it takes the mean off, which inner products feel."""
+    takes the one that finds most among those that fit the two budgets, measured on a sample, and
+    of those that find as much the smallest; the card says why."""
     metric: Metric = "cosine"
     """'cosine' scales vectors and queries to unit length before the inner product; 'dot' takes
     them as the model gives them (MCN's released evaluation sums unnormalised embeddings); 'l2'

@@ -1,12 +1,15 @@
-"""Which FAISS index to build: bytes and milliseconds of the candidates, and the choice.
+"""Which FAISS index to build: bytes, milliseconds and recall of the candidates, and the choice.
 
 Bytes are counted from the types that FAISS makes of a factory string (tests hold them against
 files, within 10 %). Milliseconds are an order of magnitude, for one query on one thread; what an
-index really takes is measured once it is built and is in its card.
+index really takes is measured once it is built and is in its card. Recall depends on the vectors
+more than on anything: how many directions they vary in decides whether 8 bits for each of 64
+directions, 6 for 96 or 4 for 128 lose least. So it is measured, on a sample (`index.pilot`).
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import faiss
 
@@ -24,11 +27,20 @@ POINTS_A_LIST = 39
 """FAISS's least number of training points a centroid (Clustering::min_points_per_centroid)."""
 
 SCAN_BYTES_A_MS = 4e6
-"""A sequential scan of vectors or scalar codes; benchmarks/index_sizes.py measures it."""
+"""A sequential scan of vectors or scalar codes."""
 CODES_A_MS = 4e5 * 16
 """Bytes of product-quantizer codes, each a look-up in a table, a millisecond."""
 GRAPH_HOP_MS = 0.0004
 """One distance at a random place in memory, plus a nanosecond for each 4 bytes compared."""
+WIDTHS = (3 / 4, 1 / 2, 3 / 8, 5 / 16, 1 / 4, 3 / 16, 1 / 8)
+"""Parts of the dimensions that are kept, by a PCA, turned so that all vary alike."""
+SAME_RECALL = 0.005
+"""Candidates whose recall differs by less find as much: the smallest is taken."""
+ENOUGH_RECALL = 0.99
+"""Recall of codes from which whole vectors, four times their size and more, are not looked at."""
+PRODUCTS_BELOW = 0.9
+"""Product quantizers, which take minutes to train and longer to search, are looked at where no
+other candidate that fits finds as much."""
 EF_SEARCH = 64
 """What recall near 0.95 usually takes, as √nlist lists do; tuning finds the true ones."""
 
@@ -42,6 +54,8 @@ class Candidate:
     """Of knn.index."""
     search_ms: float
     """One query on one thread, an order of magnitude."""
+    recall: float | None = None
+    """recall@10 that its codes permit on a sample; None where that was not measured."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +77,15 @@ def choose_factory(
     *,
     memory_budget: int,
     search_ms_budget: float,
+    code_recall: Callable[[str], float] | None = None,
 ) -> Choice:
     """The candidate that finds most among those within both budgets (bytes of knn.index; estimated
-    milliseconds a query). Below `EXACT_BELOW` vectors 'Flat', whatever it takes.
+    milliseconds a query), and of those that find as much the smallest: 'Flat', which misses
+    nothing, where it is within both, and below `EXACT_BELOW` vectors whatever it takes.
 
-    Where none fits, the smallest of those within the first budget that can be met: the memory's,
-    else the fastest that is smallest; the reason says so.
+    `code_recall` measures what the codes of a factory string permit; without it the candidates'
+    order decides. Where none fits, the fastest of those within the memory budget, else the
+    smallest; the reason says so.
     """
     candidates = tuple(
         _candidate(factory, count, dimension, metric)
@@ -80,7 +97,15 @@ def choose_factory(
     small = [c for c in candidates if c.bytes <= memory_budget]
     fitting = [c for c in small if c.search_ms <= search_ms_budget]
     budgets = f"{_size(memory_budget)} and {search_ms_budget:g} ms a query"
-    if fitting:
+    if fitting and fitting[0].factory != "Flat" and code_recall is not None:
+        measured = _measured(fitting, code_recall)
+        best = _smallest_of_the_best(measured)
+        candidates = tuple({c.factory: c for c in (*candidates, *measured)}.values())
+        reason = (
+            f"the smallest of those that find most of a sample (recall@10 {best.recall:.3f} by "
+            f"exhaustive search), {len(fitting)} candidates of {len(candidates)} within {budgets}"
+        )
+    elif fitting:
         best = fitting[0]
         reason = (
             f"finds most of the {len(fitting)} candidates of {len(candidates)} within {budgets}"
@@ -101,23 +126,50 @@ def given_factory(factory: str) -> Choice:
 
 
 def candidate_factories(count: int, dimension: int, metric: Metric) -> list[str]:
-    """What 'auto' weighs for so many vectors, from the one that finds most to the smallest.
-
-    A PCA for 'l2' only: it takes the mean off, which changes the order of inner products.
-    """
+    """What 'auto' weighs for so many vectors, roughly from the one that finds most to the
+    smallest."""
     lists = num_lists(count)
     coarse = f"IVF{lists}_HNSW32" if count >= COARSE_GRAPH_FROM else f"IVF{lists}"
     factories = ["Flat"]
     if count < GRAPH_BELOW:
         factories += ["HNSW32", "HNSW32,SQ8"]
-    factories += [f"{coarse},Flat", f"{coarse},SQ8"]
-    if metric == "l2" and dimension >= 128:  # half the dimensions, decorrelated, of 8 bits each
-        factories.append(f"PCA{dimension // 2},{coarse},SQ8")
-    for subquantizers in (128, 64, 32, 16, 8):
+    factories += [f"{coarse},Flat", f"{coarse},SQ8", f"RR{dimension},{coarse},SQ6"]
+    widths = sorted({max(8, round(dimension * part / 8) * 8) for part in WIDTHS}, reverse=True)
+    for code in ("SQ8", "SQ6", "SQ4"):
+        if code == "SQ4":
+            factories.append(f"RR{dimension},{coarse},SQ4")
+        factories += [f"PCAR{width},{coarse},{code}" for width in widths if width < dimension]
+    for subquantizers in (128, 96, 64, 48, 32, 16, 8):
         if subquantizers <= dimension // 2:
             width = _rotated(dimension, subquantizers)
             factories.append(f"OPQ{subquantizers}_{width},{coarse},PQ{subquantizers}")
     return factories
+
+
+def _measured(fitting: Iterable[Candidate], code_recall: Callable[[str], float]) -> list[Candidate]:
+    """The candidates with their recall; product quantizers where nothing else finds enough."""
+    products = [c for c in fitting if c.factory.startswith("OPQ")]
+    others = [replace(c, recall=_recall(c, code_recall)) for c in fitting if c not in products]
+    if max((c.recall or 0.0 for c in others), default=0.0) >= PRODUCTS_BELOW:
+        return others
+    # the largest alone: a smaller one of the same kind finds less
+    return [*others, *(replace(c, recall=_recall(c, code_recall)) for c in products[:1])]
+
+
+def _recall(candidate: Candidate, code_recall: Callable[[str], float]) -> float:
+    """Vectors that are stored whole need no measurement."""
+    codes = candidate.factory.rpartition(",")[2]
+    whole = codes == "Flat" or codes.startswith("HNSW")
+    return 1.0 if whole else code_recall(candidate.factory)
+
+
+def _smallest_of_the_best(measured: Iterable[Candidate]) -> Candidate:
+    found = [(candidate.recall or 0.0, candidate) for candidate in measured]
+    codes = [(recall, candidate) for recall, candidate in found if recall < 1]
+    if any(recall >= ENOUGH_RECALL for recall, _ in codes):
+        found = codes
+    most = max(recall for recall, _ in found)
+    return min((c for recall, c in found if recall >= most - SAME_RECALL), key=lambda c: c.bytes)
 
 
 def num_lists(count: int) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from index.card import Block
 from index.config import Metric
-from index.construct import add_vectors, merge_part
+from index.construct import add_vectors, list_lengths, merge_part, reserve_lists
 from index.run_local import Setup
 from index.stored_vectors import block_vectors
 from index.vectors import read_faiss, write_faiss
@@ -66,6 +66,9 @@ def merge_parts(
     for _ in execute(PartSetup(index, folder, metric), todo):
         pass
     whole = read_faiss(storage.join(folder, TRAINED_NAME), mapped=False)  # of the parts' very type
+    lengths = [list_lengths(read_faiss(_part_url(folder, block))) for block in blocks]
+    if known := [of_part for of_part in lengths if of_part is not None]:
+        reserve_lists(whole, np.sum(known, axis=0))
     for block in blocks:
         merge_part(whole, read_faiss(_part_url(folder, block), mapped=False))
     _remove_parts(storage.join(index, "partial"))
