@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INDEX ?= .demo/index
 
-.PHONY: demo test check test-slow bench-extract bench-train bench-index bench-serve fuzz docs clean install
+.PHONY: demo test check test-slow bench-extract bench-train bench-index bench-serve fuzz docs release-check clean install
 
 install: $(STAMP)
 
@@ -54,6 +54,16 @@ fuzz: $(STAMP)
 # The site, in build/site
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The wheel in an empty environment, outside of the repository: what `pip install` gives
+release-check: $(STAMP)
+	rm -rf build/release
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/release .
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(PYTHON) -m venv "$$folder/venv" && \
+	"$$folder/venv/bin/python" -m pip install --quiet --constraint constraints.txt build/release/*.whl && \
+	cd "$$folder" && venv/bin/pipeline demo --output demo && \
+	venv/bin/pipeline verify demo/dataset && venv/bin/pipeline search demo/index --text "a cat"
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info
