@@ -14,8 +14,8 @@ import torch
 from measuring import Cost, Ratio, alternate, ratio, timed
 
 from extractors.build import build_extractor
-from extractors.config import DecodeConfig
 from extractors.decode import Chunk, decode
+from extractors.decode_config import DecodeConfig
 from extractors.extractor import Extractor
 from extractors.ffmpeg import ffmpeg_binary
 from extractors.probe import probe

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from extractors import probe as probe_module
-from extractors.config import DecodeConfig
 from extractors.decode import Chunk, decode
+from extractors.decode_config import DecodeConfig
 from extractors.errors import VideoError
 from extractors.ffmpeg import ffmpeg_binary, ffmpeg_version
 from extractors.views import FrameView, SoundView

@@ -118,7 +118,7 @@ def sentence_vectors(texts: list[str]) -> NDArray[np.float32]:
     """As the pipeline embeds segments of transcripts: sentence-transformers, of unit length."""
     import torch
 
-    from extractors.config import TextConfig
+    from extractors.speech_config import TextConfig
     from extractors.text import SentenceEncoder
 
     encoder = SentenceEncoder(TextConfig())

@@ -10,7 +10,7 @@ from typing import IO
 import ffmpeg
 
 from extractors.caption_names import language_distance
-from extractors.config import DecodeConfig
+from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
 from extractors.ffmpeg import child, ffmpeg_binary, input_options
 from extractors.probe import HEADER_BYTES, PROBE_DEADLINE, Probe

@@ -35,10 +35,11 @@ from extractors.caption_streams import (
     subtitle_streams,
 )
 from extractors.caption_tables import INDEX_SUFFIX, find_entry, read_entry
-from extractors.config import DecodeConfig, SpeechConfig
 from extractors.cues import parse_captions, within
+from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
 from extractors.probe import Probe
+from extractors.speech_config import SpeechConfig
 from extractors.tracks import Segment
 
 MAX_BYTES = 20 * 2**20

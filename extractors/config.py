@@ -1,9 +1,9 @@
-"""How decoding and each extractor are set. Which keys exist is here, what they do beside them."""
+"""How each extractor is set. Which keys exist is here, what they do beside them."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from extractors.errors import UsageError
 from extractors.settings import Settings
@@ -24,56 +24,6 @@ def _with_size(given: Any, model: type[Settings], size_of: Callable[[str], int])
         return given | {"size": size_of(name)}
     except UsageError as err:
         raise ValueError(str(err)) from err
-
-
-class DecodeConfig(Settings):
-    """The ffmpeg child: one a video, killed at its deadline."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where video is decoded: `cuda` is NVDEC, and a worker that cannot have it stops the run;
-    `auto` takes it on GPU workers where it works. A file that NVDEC cannot decode is decoded on the
-    CPU, and its record says so."""
-    threads: int = Field(1, ge=1, le=64)
-    """Decoder threads of one child."""
-    scaler: Literal["area", "bicubic", "bilinear"] = "area"
-    """How frames are made smaller: `area` averages the pixels that one pixel takes the place of; it
-    costs half of what `bicubic` does, with which the papers' features were made. NVDEC's own is
-    bicubic."""
-    key_frames_only: bool = False
-    """Decode key frames alone: far faster, but each row shows the last key frame before its time,
-    seconds old in most files; damage in the frames between is not seen."""
-    audio_language: str | None = None
-    """The sound track to use, by its language as the file tags it (`eng`); where no track has it,
-    and by default, the default track, else the first."""
-    deadline_factor: float = Field(2.0, gt=0)
-    """A child is killed once it has kept us waiting `deadline_base + deadline_factor x duration`
-    seconds; time that the extractors take does not count."""
-    deadline_base: float = Field(60.0, gt=0)
-    """Seconds that any child may take, however short its video."""
-    max_seconds: float = Field(12 * 3600.0, gt=0)
-    """Longer videos fail with the reason `too_long`."""
-    max_pixels: int = Field(8192 * 4320, gt=0)
-    """Videos with more pixels a frame fail with the reason `too_large`, before any is decoded."""
-    max_memory_mb: int = Field(4096, ge=256)
-    """Address space a child may take (not applied with NVDEC, which maps the GPU's memory)."""
-    on_damage: Literal["fail", "keep"] = "fail"
-    """A truncated or damaged video: a failed row, or keep what decodes and say so in meta.json."""
-
-
-class ProxyConfig(Settings):
-    """A small mp4 of each video in its sample, for random access (`extractors.proxy_reader`)."""
-
-    rate: float = Field(12.0, gt=0, le=60)
-    """Frames per second. Setting any of these, or `proxy: {}`, makes proxies; `null`, the
-    default, makes none."""
-    short_side: int = Field(128, ge=32, le=1024, multiple_of=2)
-    """Pixels of the short side; the whole frame is kept."""
-    gop: int = Field(12, ge=1, le=12)
-    """At most this many frames from key frame to key frame: what one random access decodes."""
-    crf: int = Field(23, ge=0, le=51)
-    """Quality of the H.264 encoder, lower is better and larger."""
-    sound_kbps: int = Field(48, ge=8, le=96)
-    """Kilobits per second of the sound: AAC, 16 kHz, mono."""
 
 
 class ImageModelConfig(Settings):
@@ -375,98 +325,4 @@ ExtractorConfig = Annotated[
     | MeanColourConfig
     | PluginConfig,
     Field(discriminator="kind"),
-]
-
-
-class SpeechConfig(Settings):
-    """Captions of the video if there are any, else speech recognition by faster-whisper."""
-
-    captions: bool = True
-    """Use captions: those that the source's `captions` column names, else files beside the video
-    (.srt, .vtt, .ass, .ssa, yt-dlp's KEY.LANG.vtt and KEY.info.json), else `caption_table`, else a
-    subtitle stream inside the video."""
-    caption_language: str | None = None
-    """The captions to use, by language (`en`; `en-GB` and `eng` are the same); others are passed
-    over, those that name no language are a last choice. Null takes any. In each language, captions
-    made by hand come before automatic ones where their name tells."""
-    caption_table: str | None = None
-    """A local JSON file with the captions of many videos, as HowTo100M publishes them
-    (`{id: {start: [], end: [], text: []}}`, the id being the video's file name without suffix, or
-    its key). It is indexed once for each machine; the index (.sqlite) may be given in its place."""
-    embedded_captions: bool = True
-    """Use subtitle streams inside the video. Each reads the file once more; streams of pictures
-    (DVD, Blu-ray) cannot be used."""
-    recognise: bool = True
-    """Recognise speech where there are no captions."""
-    model: str = "tiny.en"
-    """`tiny.en` from the registry, or the path of a faster-whisper (CTranslate2) model folder."""
-    language: str | None = "en"
-    """ISO code; null lets a multilingual model detect it, for every ten minutes of sound."""
-    beam_size: int = Field(1, ge=1, le=20)
-    """Beam width of the decoder."""
-    batch_size: int | None = Field(None, ge=1, le=256)
-    """Stretches of speech (up to 30 s) recognised together: for GPUs, no gain on one CPU core, and
-    words can be lost where stretches meet. Null recognises one after the other."""
-    precision: Literal["int8", "float16", "float32"] = "int8"
-    """Arithmetic of the recogniser."""
-    word_times: bool = False
-    """Also give each word's start and end; recognition takes about a third longer."""
-    max_no_speech: float = Field(0.6, gt=0, le=1)
-    """Segments more likely to be no speech than this are dropped; 1 keeps all."""
-    max_compression: float | None = Field(2.4, gt=0)
-    """Segments whose text gzip shrinks by more than this are dropped: they repeat themselves.
-    Whisper's own bound is 2.4. Null keeps all."""
-    min_log_probability: float | None = Field(-1.0, le=0)
-    """Segments whose tokens have a lower mean log probability are dropped: the recogniser guessed.
-    Whisper's own bound is -1. Null keeps all."""
-    max_repeats: int | None = Field(3, ge=1)
-    """Of segments with the same text one after the other, only so many are kept: a recogniser that
-    is stuck says one line for minutes. Null keeps all."""
-
-    @field_validator("caption_language")
-    @classmethod
-    def _is_a_language(cls, value: str | None) -> str | None:
-        if value is not None:
-            import langcodes  # not for a bare --help
-
-            if not langcodes.tag_is_valid(value):
-                raise ValueError("not a language tag, as `en` or `pt-BR` are")
-        return value
-
-
-class TextConfig(Settings):
-    """One sentence-transformers vector a segment."""
-
-    kind: Literal["sentences"] = "sentences"
-    model: str = "all-MiniLM-L6-v2"
-    """`all-MiniLM-L6-v2` from the registry, or the path of a sentence-transformers folder."""
-    batch_size: int = Field(64, ge=1)
-    """Sentences a forward pass, across videos."""
-
-
-class WordVectorsConfig(Settings):
-    """word2vec's vectors, one a word: the papers' text (GoogleNews, 300 columns)."""
-
-    kind: Literal["words"] = "words"
-    vectors: str
-    """A local file of word vectors in word2vec's formats: binary if it ends in .bin or .bin.gz,
-    else text with a header line (.txt, .vec, .gz)."""
-    max_words: int = Field(20, ge=1, le=1000)
-    """Words kept of a segment, counted after those without a vector are dropped; MCN takes 20 of a
-    clip."""
-    vocabulary: int | None = Field(None, ge=1)
-    """Read only so many words, from the file's first on (the files have frequent words first).
-    GoogleNews has 3 million, which take 2 GB of memory in each worker. Null reads all."""
-
-
-def _text_kind(given: Any) -> Any:
-    """`sentences` where nothing is said: configurations that are older than word vectors."""
-    if isinstance(given, dict):
-        return given.get("kind", "sentences")
-    return getattr(given, "kind", None)
-
-
-TextChoice = Annotated[
-    Annotated[TextConfig, Tag("sentences")] | Annotated[WordVectorsConfig, Tag("words")],
-    Discriminator(_text_kind),
 ]

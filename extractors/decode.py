@@ -22,13 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.config import DecodeConfig
 from extractors.decode_command import (
     Descriptors,
     decode_command,
     no_nvdec,
     timed_streams,
 )
+from extractors.decode_config import DecodeConfig
 from extractors.decode_verdict import Ended, packet_ends, read_errors, time_reached, verdict
 from extractors.errors import AbortError, Reason, VideoError
 from extractors.ffmpeg import child, nvdec_failure

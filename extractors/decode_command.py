@@ -14,7 +14,7 @@ from typing import Any
 
 import ffmpeg
 
-from extractors.config import DecodeConfig
+from extractors.decode_config import DecodeConfig
 from extractors.ffmpeg import NVDEC_OPTIONS, ffmpeg_binary, input_options, scales_on_gpu
 from extractors.probe import PictureStream, Probe
 from extractors.views import FrameView, SoundView, View

@@ -16,13 +16,11 @@ from extractors.config import (
     MotionModelConfig,
     OnnxAudioConfig,
     ShotsConfig,
-    SpeechConfig,
-    TextConfig,
-    WordVectorsConfig,
 )
 from extractors.errors import AbortError
 from extractors.image_networks import HF
 from extractors.speech import registry_or_path
+from extractors.speech_config import SpeechConfig, TextConfig, WordVectorsConfig
 from extractors.transnet import NAME as TRANSNET
 from extractors.weights import Weights, cache_folder, check_source, find_weights, is_whole, locate
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import ffmpeg
 
-from extractors.config import DecodeConfig
+from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
 from extractors.ffmpeg import child, ffmpeg_binary, input_options
 

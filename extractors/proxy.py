@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import ffmpeg
 
-from extractors.config import DecodeConfig, ProxyConfig
 from extractors.decode import Chunk
+from extractors.decode_config import DecodeConfig, ProxyConfig
 from extractors.errors import AbortError, Reason, VideoError
 from extractors.ffmpeg import child, ffmpeg_binary
 from extractors.views import FrameView, SoundView, View

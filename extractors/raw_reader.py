@@ -24,9 +24,9 @@ import ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.config import DecodeConfig
 from extractors.decode import READ_BYTES, Patience, patience_for
 from extractors.decode_command import copied, on_grid, scaled, untaken
+from extractors.decode_config import DecodeConfig
 from extractors.decode_verdict import packet_ends, read_errors
 from extractors.errors import Reason, VideoError
 from extractors.ffmpeg import child, ffmpeg_binary, input_options

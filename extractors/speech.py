@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extractors.config import SpeechConfig
 from extractors.extractor import Resources
+from extractors.speech_config import SpeechConfig
 from extractors.tracks import Segment, Word
 from extractors.views import SoundView
 from extractors.weights import locate, weights_digest

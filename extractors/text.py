@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extractors.config import TextConfig, WordVectorsConfig
 from extractors.extractor import Resources
 from extractors.speech import registry_or_path
+from extractors.speech_config import TextConfig, WordVectorsConfig
 from extractors.weights import locate, weights_digest
 
 VERSION = 1

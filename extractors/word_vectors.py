@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extractors.config import WordVectorsConfig
 from extractors.errors import UsageError
 from extractors.extractor import Resources
+from extractors.speech_config import WordVectorsConfig
 from extractors.text import TextRows
 from extractors.weights import weights_digest
 

@@ -2,16 +2,10 @@
 
 from pydantic import Field, field_validator
 
-from extractors.config import (
-    DecodeConfig,
-    ExtractorConfig,
-    ProxyConfig,
-    SpeechConfig,
-    TextChoice,
-    TextConfig,
-    WordVectorsConfig,
-)
+from extractors.config import ExtractorConfig
+from extractors.decode_config import DecodeConfig, ProxyConfig
 from extractors.settings import Settings
+from extractors.speech_config import SpeechConfig, TextChoice, TextConfig, WordVectorsConfig
 
 # members of a sample and stages of a worker: no track may be called so
 RESERVED = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from extractors.config import ProxyConfig
+from extractors.decode_config import ProxyConfig
 from extractors.extractor import Extractor
 from extractors.probe import Probe
 from extractors.tracks import Track

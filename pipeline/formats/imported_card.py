@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from extractors.config import TextChoice
 from extractors.errors import UsageError, VideoError
+from extractors.speech_config import TextChoice
 from extractors.text import VERSION as TEXT_VERSION
 from extractors.text import build_text_encoder
 from pipeline import storage

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extractors.config import WordVectorsConfig
 from extractors.errors import Reason, UsageError, VideoError
+from extractors.speech_config import WordVectorsConfig
 from extractors.text import build_text_encoder
 from extractors.tracks import Segment
 from pipeline import storage

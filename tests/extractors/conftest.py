@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extractors.config import DecodeConfig
 from extractors.decode import Chunk, Decoded, decode
+from extractors.decode_config import DecodeConfig
 from extractors.probe import Probe, probe
 from extractors.views import View
 

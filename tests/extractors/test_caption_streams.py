@@ -10,8 +10,8 @@ from extractors.caption_streams import (
     read_stream,
     subtitle_streams,
 )
-from extractors.config import DecodeConfig
 from extractors.cues import parse_captions
+from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
 from extractors.probe import probe
 

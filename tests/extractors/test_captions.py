@@ -15,9 +15,10 @@ from extractors.captions import (
     read_captions,
     read_located,
 )
-from extractors.config import DecodeConfig, SpeechConfig
+from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
 from extractors.probe import probe
+from extractors.speech_config import SpeechConfig
 from extractors.tracks import Segment
 
 SRT = """1

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractors.config import DecodeConfig
+from extractors.decode_config import DecodeConfig
 from extractors.ffmpeg import ffmpeg_binary
 from extractors.probe import probe
 from extractors.views import FrameView, SoundView
@@ -242,7 +242,7 @@ def test_key_frames_alone_tell_a_file_cut_short(media, decode_all):
 
 MEASURE = """
 import json, resource, sys
-from extractors.config import DecodeConfig
+from extractors.decode_config import DecodeConfig
 from extractors.decode import Chunk, decode
 from extractors.probe import probe
 from extractors.views import FrameView, SoundView

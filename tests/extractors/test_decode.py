@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from extractors import decode as decode_module
-from extractors.config import DecodeConfig
 from extractors.decode import CHUNK_BYTES, Chunk, decode
+from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
 from extractors.ffmpeg import ffmpeg_binary
 from extractors.probe import probe

@@ -11,8 +11,8 @@ import pytest
 
 from extractors import decode_command as command_module
 from extractors import probe as probe_module
-from extractors.config import DecodeConfig
 from extractors.decode import Chunk, decode
+from extractors.decode_config import DecodeConfig
 from extractors.errors import AbortError, Reason, VideoError
 from extractors.probe import PictureStream, Probe, probe
 from extractors.views import FrameView, SoundView

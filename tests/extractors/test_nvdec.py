@@ -10,9 +10,9 @@ import pytest
 from extractors import decode as decode_module
 from extractors import decode_command as command_module
 from extractors import ffmpeg as ffmpeg_module
-from extractors.config import DecodeConfig
 from extractors.decode import Chunk, Decoded, decode, uses_nvdec
 from extractors.decode_command import Descriptors, decode_command
+from extractors.decode_config import DecodeConfig
 from extractors.errors import AbortError, VideoError
 from extractors.ffmpeg import BLACK_FRAME, NVDEC_OPTIONS, ffmpeg_binary
 from extractors.probe import PictureStream, Probe, SoundStream, probe

@@ -11,12 +11,10 @@ from extractors.config import (
     MotionModelConfig,
     OnnxAudioConfig,
     ShotsConfig,
-    SpeechConfig,
-    TextConfig,
-    WordVectorsConfig,
 )
 from extractors.errors import AbortError
 from extractors.preflight import missing_weights, needed_weights, provide_weights
+from extractors.speech_config import SpeechConfig, TextConfig, WordVectorsConfig
 
 
 @pytest.fixture

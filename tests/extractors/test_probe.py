@@ -2,7 +2,7 @@
 
 import pytest
 
-from extractors.config import DecodeConfig
+from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
 from extractors.probe import PictureStream, SoundStream, parse_header, probe
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from extractors import proxy as proxy_module
-from extractors.config import DecodeConfig, ProxyConfig
 from extractors.decode import Chunk, Decoded, decode
+from extractors.decode_config import DecodeConfig, ProxyConfig
 from extractors.errors import AbortError, Reason, VideoError
 from extractors.probe import probe
 from extractors.proxy import ProxyWriter, check_encoders

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractors.config import DecodeConfig
+from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
 from extractors.probe import probe
 from extractors.raw_reader import read_rows

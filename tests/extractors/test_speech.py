@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from extractors import speech as speech_module
-from extractors.config import SpeechConfig
 from extractors.errors import UsageError
 from extractors.speech import RATE, SpeechRecogniser, registry_or_path, without_repeats
+from extractors.speech_config import SpeechConfig
 from extractors.tracks import Segment
 from extractors.views import SoundView
 from extractors.weights import locate

@@ -5,8 +5,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from extractors.config import TextChoice, TextConfig, WordVectorsConfig
 from extractors.errors import UsageError
+from extractors.speech_config import TextChoice, TextConfig, WordVectorsConfig
 from extractors.text import SentenceEncoder, build_text_encoder
 from extractors.word_vectors import WordVectors
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from gensim.models import KeyedVectors
 
-from extractors.config import WordVectorsConfig
 from extractors.errors import UsageError
+from extractors.speech_config import WordVectorsConfig
 from extractors.word_vectors import WordVectors, tokenise
 
 WORDS = ["the", "onion", "Onion", "don't", "cut", "é_1"]

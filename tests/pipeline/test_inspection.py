@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractors.config import LogMelConfig, MeanColourConfig, ProxyConfig, SpeechConfig
+from extractors.config import LogMelConfig, MeanColourConfig
+from extractors.decode_config import ProxyConfig
 from extractors.errors import UsageError
+from extractors.speech_config import SpeechConfig
 from extractors.tracks import Segment, Track
 from pipeline.config import ExtractConfig
 from pipeline.inspection import Inspected, Member, find_shards, inspect_videos, times_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from extractors import proxy
-from extractors.config import ProxyConfig
+from extractors.decode_config import ProxyConfig
 from extractors.errors import AbortError, Reason, VideoError
 from extractors.proxy_reader import ProxyReader
 from pipeline.config import ExtractConfig

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import pipeline.worker
-from extractors.config import LogMelConfig, MeanColourConfig, ProxyConfig
+from extractors.config import LogMelConfig, MeanColourConfig
+from extractors.decode_config import ProxyConfig
 from extractors.errors import AbortError
 from extractors.views import SoundView
 from extractors.weights import CACHE_VARIABLE

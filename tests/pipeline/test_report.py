@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from extractors.config import LogMelConfig, MeanColourConfig, ProxyConfig, SpeechConfig
+from extractors.config import LogMelConfig, MeanColourConfig
+from extractors.decode_config import ProxyConfig
 from extractors.errors import UsageError
+from extractors.speech_config import SpeechConfig
 from extractors.thumbnails import Thumbnail
 from pipeline.config import ExtractConfig
 from pipeline.dataset import write_dataset_card

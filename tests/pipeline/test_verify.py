@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from extractors.config import MeanColourConfig, ProxyConfig
+from extractors.config import MeanColourConfig
+from extractors.decode_config import ProxyConfig
 from extractors.errors import AbortError, UsageError
 from pipeline.config import ExtractConfig
 from pipeline.dataset import read_records, write_dataset_card, write_manifest

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.config import DecodeConfig
+from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, UsageError, VideoError
 from extractors.probe import Probe, probe
 from extractors.raw_reader import read_rows

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.config import DecodeConfig, LogMelConfig
+from extractors.config import LogMelConfig
+from extractors.decode_config import DecodeConfig
 from extractors.errors import AbortError, UsageError
 from pipeline import storage
 from pipeline.config import ExtractConfig

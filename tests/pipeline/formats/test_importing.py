@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractors.config import TextConfig
 from extractors.errors import UsageError
+from extractors.speech_config import TextConfig
 from pipeline.dataset import read_dataset_card, read_dataset_config, read_records
 from pipeline.formats.choice import Reading, open_source
 from pipeline.formats.imported_card import ImportOptions

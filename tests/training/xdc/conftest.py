@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.io import wavfile
 
-from extractors.config import LogMelConfig, ProxyConfig
+from extractors.config import LogMelConfig
+from extractors.decode_config import ProxyConfig
 from pipeline.config import ExtractConfig
 from pipeline.extract import plan_extract, run_extract
 from tests.conftest import Media

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from extractors.config import DecodeConfig
 from extractors.decode import Chunk, decode
+from extractors.decode_config import DecodeConfig
 from extractors.errors import AbortError, Reason, VideoError
 from extractors.probe import probe
 from extractors.views import FrameView

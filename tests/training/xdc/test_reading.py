@@ -72,8 +72,8 @@ def test_a_spectrogram_is_the_mel_of_the_clips_own_sound(
 ) -> None:
     """Cut from the stored rows, it is that of the sound cut at the same hop: float16 keeps 11
     bits, so values up to 30 differ by 0.015 at most; the AAC decoder is the same."""
-    from extractors.config import DecodeConfig
     from extractors.decode import Chunk, decode
+    from extractors.decode_config import DecodeConfig
     from extractors.probe import probe
 
     found = ClipReader(videos, make_config()).spectrogram(ClipRef(1, time))
