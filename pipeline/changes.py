@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from extractors.config import DecodeConfig
+from extractors.decode_config import DecodeConfig
 from extractors.errors import DamagedError, UsageError, VideoError
 from extractors.probe import probe
 from pipeline import storage
@@ -19,6 +19,8 @@ from pipeline.sources import SourceVideo
 
 PROBED_VIDEOS = 8
 """Videos that are looked into where nothing is known of any duration."""
+OWN = "this dataset"
+"""Where a rate is from that the dataset's own shards took."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class StageCost:
     video_hours: float
     """Hours of video that go through it."""
     rate: float | None
-    """Seconds of work a second of video, as the dataset's own shards took; None: never measured."""
+    """Seconds of work a second of video; None: never measured."""
+    rate_from: str = ""
+    """Where the rate is from; empty without one."""
 
     @property
     def worker_hours(self) -> float | None:
@@ -132,15 +136,15 @@ def estimate(
     """The cost of each stage, from what the dataset's shards took and its videos' durations."""
     made = list(records)
     videos = [video for job in todo.jobs for video in job.videos]
-    hours = _seconds_a_video(made, videos, config) / 3600
+    hours = seconds_a_video(made, videos, config) / 3600
     rates = _rates(made)
     passes = Counter[str]()
     for change in changed:
         passes.update(change.tracks)
         passes["decode"] += change.opened
     return [
-        StageCost(_stage(name), count * hours, rates.get(_stage(name)))
-        for name, count in passes.most_common()
+        StageCost(stage, count * hours, rates.get(stage), OWN if stage in rates else "")
+        for stage, count in ((_stage(name), count) for name, count in passes.most_common())
         if count
     ]
 
@@ -161,7 +165,7 @@ def _stage(track: str) -> str:
     return "speech" if track == "transcript" else track
 
 
-def _seconds_a_video(
+def seconds_a_video(
     records: Sequence[ShardRecord], videos: Sequence[SourceVideo], config: ExtractConfig
 ) -> float:
     """Mean duration: of the published videos, else of a few that are looked into now."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from extractors.errors import DamagedError
 from pipeline import storage
 from pipeline.config import ExtractConfig
 from pipeline.parquet import open_parquet
@@ -69,6 +70,9 @@ def read_plan(dataset: str) -> list[PlannedVideo]:
     if not storage.exists(plan_url(dataset)):
         return []
     with open_parquet(plan_url(dataset)) as stored:
+        if missing := set(PLAN_SCHEMA.names).difference(stored.schema_arrow.names):
+            raise DamagedError(f"{plan_url(dataset)}: lacks {', '.join(sorted(missing))}: it is of "
+                               "another version, or no plan")  # fmt: skip
         batches = stored.iter_batches(BATCH_ROWS, columns=PLAN_SCHEMA.names)
         return [planned for batch in batches for planned in _from_batch(batch)]
 

@@ -12,6 +12,7 @@ from pipeline.cli import extraction, options, run, show
 
 if TYPE_CHECKING:
     from pipeline.changes import ShardChange, StageCost
+    from pipeline.cli.estimate import Paper
     from pipeline.extract import Todo
 
 MOST_REASONS = 30
@@ -26,30 +27,66 @@ def plan(
     preset: options.Preset = "embedded",
     config: options.ConfigFile = None,
     sets: options.Sets = None,
+    on_paper: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Also what it takes in cores, operations, bytes of shards and network, and what "
+            "training and index take afterwards. What was never measured here has the stated rate "
+            "of one CPU core (docs/scale.md).",
+        ),
+    ] = False,
+    days: Annotated[
+        float | None, typer.Option(help="With --estimate: cores and bytes a second for so many.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="With --estimate: a run; training is taken to be as fast as it was."),
+    ] = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """What `run extract` with the same options would do, why, and what it would cost. Writes
     nothing."""
     from pipeline.changes import estimate, explain
+    from pipeline.cli.estimate import estimate_all
     from pipeline.extract import compare
 
-    settings = options.load_config(preset, config, sets).extract
+    _check_estimate_options(days, model, on_paper=on_paper)
+    loaded = options.load_config(preset, config, sets)
+    settings = loaded.extract
     todo = compare(source, output, settings, prune=prune)
     changes = explain(todo, output, settings)
     records = [*todo.done, *todo.stale.values()]
     costs = estimate(changes, todo, records, settings)
+    paper = estimate_all(output, loaded, todo, changes, model) if on_paper else None
     if as_json:
-        _print_json(todo, changes, costs)
+        _print_json(todo, changes, costs, paper)
         return
     _print_summary(output, todo, changes)
     extraction.show_update(todo.update, pruned=prune)
     if changes:
         _print_reasons(changes)
+    if paper is not None:
+        paper.show(days)
+    elif changes:
         _print_costs(costs)
 
 
-def _print_json(todo: "Todo", changes: "list[ShardChange]", costs: "list[StageCost]") -> None:
+def _check_estimate_options(days: float | None, model: str | None, *, on_paper: bool) -> None:
+    """Raises UsageError."""
+    if not on_paper and (days is not None or model is not None):
+        raise UsageError("--days and --model say more of --estimate: give that too")
+    if days is not None and not days > 0:
+        raise UsageError(f"--days {days:g}: more than 0")
+
+
+def _print_json(
+    todo: "Todo",
+    changes: "list[ShardChange]",
+    costs: "list[StageCost]",
+    paper: "Paper | None",
+) -> None:
     content = {
         "up_to_date": [record.number for record in todo.done],
         "orphans": [record.number for record in todo.orphans],
@@ -59,6 +96,8 @@ def _print_json(todo: "Todo", changes: "list[ShardChange]", costs: "list[StageCo
         "shards": [asdict(change) for change in changes],
         "cost": [asdict(cost) | {"worker_hours": cost.worker_hours} for cost in costs],
     }
+    if paper is not None:
+        content["estimate"] = paper.as_json()
     typer.echo(json.dumps(content, indent=2))
 
 

@@ -2,8 +2,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from extractors.errors import DamagedError
 from pipeline.config import ExtractConfig
 from pipeline.plan import PlannedVideo, PlanUpdate, extend_plan, read_plan, write_plan
 from pipeline.sources import SourceVideo
@@ -95,6 +98,12 @@ def test_what_is_written_is_read(tmp_path: Path, base: str) -> None:
     ]
     write_plan(dataset, plan)
     assert read_plan(dataset) == plan
+
+
+def test_a_plan_that_lacks_a_column_is_one_line(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": ["a"], "shard": [0]}), tmp_path / "plan.parquet")
+    with pytest.raises(DamagedError, match=r"plan.parquet: lacks captions, label, .*, version"):
+        read_plan(str(tmp_path))
 
 
 def stamped(name: str, version: str) -> SourceVideo:

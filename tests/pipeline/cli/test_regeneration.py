@@ -90,3 +90,53 @@ def test_quarantine_puts_aside_and_releases(
     assert run("quarantine", dataset, "clip000", "--release").code == 0
     run("run", "extract", *made)
     assert [sample.key for sample in read_dataset(str(dataset))] == ["clip000", "clip001"]
+
+
+def test_an_estimate_of_all(run: Run, made: tuple[object, ...], source: Path) -> None:
+    # one more video, so that a shard is to be made
+    (source / "more.mp4").write_bytes((source / "clip000.mp4").read_bytes())
+    found = run("plan", *made, "--estimate", "--days", "2")
+    assert found.code == 0
+    assert "workers for 2 days" in found.out
+    assert "network out, 2 days" in found.out
+    assert "never measured" not in found.out  # the dataset's shards have every stage
+    content = json.loads(run("plan", *made, "--estimate", "--json").out)["estimate"]
+    extraction = content["extraction"]
+    assert extraction["shards"] == 3
+    assert {stage["rate_from"] for stage in extraction["stages"]} == {"this dataset"}
+    assert extraction["source_bytes"] == (source / "more.mp4").stat().st_size
+    sizes = {size["member"]: size for size in extraction["sizes"]}
+    # four videos of a second (a broken one is taken for one): 4 rows of three float32
+    assert sizes["colour"]["bytes"] == 4 * (128 + 4 * 3 * 4)
+    assert sizes["meta"]["source"] == "measured"
+    assert content["index"]["factory"] == "Flat"
+
+
+def test_an_estimate_before_anything_is_made(
+    run: Run, source: Path, settings_file: Path, tmp_path: Path
+) -> None:
+    options = ("--input", source, "--output", tmp_path / "none", "--config", settings_file)
+    found = run("plan", *options, "--estimate")
+    assert found.code == 0
+    assert "not in it, never measured" in found.out
+    assert not (tmp_path / "none").exists()
+    content = json.loads(run("plan", *options, "--estimate", "--json").out)["estimate"]
+    rates = {stage["stage"]: stage["rate"] for stage in content["extraction"]["stages"]}
+    assert rates["colour"] is None
+    assert rates["decode"] == pytest.approx(0.102 + 4 * 0.0023)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--days", "3"), "give that too"),
+        (("--estimate", "--days", "0"), "more than 0"),
+        (("--estimate", "--model", "nowhere"), "has no metrics.jsonl"),
+    ],
+)
+def test_options_of_an_estimate(
+    run: Run, made: tuple[object, ...], options: tuple[str, ...], message: str
+) -> None:
+    found = run("plan", *made, *options)
+    assert found.code == 2
+    assert message in " ".join(found.err.split())
