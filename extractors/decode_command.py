@@ -180,7 +180,7 @@ def scaled(stream: Any, view: FrameView, picture: PictureStream, config: DecodeC
     stream = stream.filter("scale", width, height, flags=f"{config.scaler}+{EXACT}")
     # planes of R, G, B first: packed RGB of an even width would get half of the colour's detail,
     # and of an odd one takes swscale twice as long
-    stream = stream.filter("format", "gbrp")
+    stream = stream.filter("format", "gbrp" if view.chroma == "full" else "yuv420p")
     if view.fit == "crop":
         return stream.filter("crop", view.width, view.height)
     return stream

@@ -15,6 +15,8 @@ class FrameView:
     fit: Literal["crop", "stretch", "whole"]
     """crop: cover (height, width), cut the centre. stretch: ignore the aspect. whole: the
     short side becomes `min(height, width)`, the long side follows the video (made even)."""
+    chroma: Literal["full", "half"] = "full"
+    """half: colour at half of the frame's resolution, as a proxy of that size keeps it (4:2:0)."""
 
     def frame_size(self, source_height: int, source_width: int) -> tuple[int, int]:
         """(height, width) of the frames of a video of this displayed size."""

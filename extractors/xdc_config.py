@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from extractors.config import LogMelConfig
 from extractors.settings import Settings
+from extractors.views import FrameView
 
 Width = Annotated[int, Field(ge=1)]
 EncoderConfig = TypeVar("EncoderConfig", "VideoEncoderConfig", "AudioEncoderConfig")
@@ -45,6 +46,12 @@ class VideoEncoderConfig(Settings):
         if self.size > self.short_side:
             raise ValueError(f"size = {self.size}: at most short_side = {self.short_side}")
         return check_stages(self)
+
+
+def xdc_view(config: VideoEncoderConfig) -> FrameView:
+    """The frames that a video encoder sees of a video's own file: the colour is that of proxies, so
+    that an encoder which was trained on these is given what it knows."""
+    return FrameView(config.rate, config.short_side, config.short_side, "whole", chroma="half")
 
 
 class AudioEncoderConfig(Settings):

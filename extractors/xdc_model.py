@@ -17,10 +17,10 @@ from extractors.errors import UsageError
 from extractors.extractor import Resources, TrackSpec
 from extractors.log_mel import RATE, XDC_WINDOW, XdcLogMel
 from extractors.torch_model import as_rows, forward, to_precision
-from extractors.views import FrameView, SoundView
+from extractors.views import SoundView
 from extractors.weights import weights_digest
 from extractors.windows import Window, Windowing
-from extractors.xdc_config import AudioEncoderConfig
+from extractors.xdc_config import AudioEncoderConfig, xdc_view
 from extractors.xdc_encoder_file import (
     load_audio_encoder,
     load_video_encoder,
@@ -51,7 +51,7 @@ class XdcVideo:
         self.batch_size = config.batch_size
         # a step longer than a clip leaves frames out, which a window may not
         self.windowing = Windowing(size=max(clip.frames, step), step=step, tail="edge")
-        self.view = FrameView(clip.rate, clip.short_side, clip.short_side, fit="whole")
+        self.view = xdc_view(clip)
         self.spec = TrackSpec(
             clip.widths[-1], config.dtype, start=clip.seconds / 2, hop=step / clip.rate, version=1
         )

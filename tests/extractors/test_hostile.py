@@ -116,7 +116,7 @@ def test_frames_of_16k_by_16k_are_refused_before_any_is_decoded(tmp_path):
     # in a process of its own, whose children have no history
     code = (
         "import resource, sys\n"
-        "from extractors.config import DecodeConfig\n"
+        "from extractors.decode_config import DecodeConfig\n"
         "from extractors.errors import VideoError\n"
         "from extractors.probe import probe\n"
         "try: probe(sys.argv[1], DecodeConfig())\n"
@@ -237,5 +237,8 @@ def test_a_file_that_grows_while_it_is_read(suffix, media, h264, tmp_path, decod
         writer.join()
     assert reason in (None, Reason.TRUNCATED, Reason.DECODE_ERROR, Reason.NOT_A_VIDEO)
     wanted = np.array([int((row + 0.5) / 8 * 25) for row in range(len(rows))])
-    # a frame that was half written when it was read is shown as the one before it
-    assert np.abs(np.array(rows) - wanted).max(initial=0) <= 1
+    # a frame that was half written when it was read is shown as the one before it, and the last
+    # row, whose own frames were not yet there, as the row before it at the earliest: 25 / 8 frames
+    away = np.abs(np.array(rows) - wanted)
+    assert away[:-1].max(initial=0) <= 1
+    assert away[-1:].max(initial=0) <= 4

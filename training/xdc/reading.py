@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from extractors.errors import AbortError, PipelineError, VideoError
 from extractors.proxy_reader import ProxyReader
-from extractors.views import FrameView
-from extractors.xdc_config import mel_rows
+from extractors.xdc_config import mel_rows, xdc_view
 from pipeline import storage
 from pipeline.shards import shard_url
 from training.xdc.clips import ClipRef, clip_start, sound_start
@@ -75,8 +74,7 @@ class ClipReader(Dataset[ClipBatch]):
         self._rows = mel_rows(config.audio.seconds, videos.mel.hop)
         self._tars: OrderedDict[int, IO[bytes]] = OrderedDict()
         self._proxies: OrderedDict[int, ProxyReader] = OrderedDict()
-        side = config.video.short_side
-        self._files = RawFiles(FrameView(config.video.rate, side, side, "whole"), videos.decode)
+        self._files = RawFiles(xdc_view(config.video), videos.decode)
 
     def __getitems__(self, clips: list[ClipRef]) -> ClipBatch:
         """The clips in their order. What goes wrong is told in `failure`, or for a video's own file

@@ -104,7 +104,7 @@ def test_a_clip_has_the_frames_of_a_whole_decode(
 ) -> None:
     config, path = make_config(video__rate=rate), str(folder / "clip03.mp4")
     found = ClipReader(raw_videos, config).frames(ClipRef(3, time, 0.5, 0.5))
-    view, decoding = FrameView(rate, 32, 32, "whole"), DecodeConfig()
+    view, decoding = FrameView(rate, 32, 32, "whole", chroma="half"), DecodeConfig()
     chunks = decode(path, probe(path, decoding), [view], decoding)
     whole = np.concatenate([chunk.data for chunk in chunks if isinstance(chunk, Chunk)])
     first = int(time * (raw_videos.duration_N[3] - 4 / rate) * rate + 0.5 + 1e-6)
