@@ -22,26 +22,24 @@ would hide the package of this name from the scripts beside it.
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+from figures import Findings, say, show
 from index_autofaiss import measure_peer
 from index_builds import measure_append, measure_memory, measure_ray, write_shards
 from index_frontier import SHARES, Row, facts, judged
 from index_grid import Vectors, auto_row, exact_row, grid, grid_row, with_truth
-from index_table import described, show
 from index_vectors import mixture_set, sentence_vectors, sentences
-from measuring import ONE_THREAD, Cost, Ratio, medians
+from measuring import ONE_THREAD
 
 from index.config import IndexConfig
 from index.vectors import unit_rows
@@ -59,9 +57,9 @@ def main() -> None:
     bench = Bench(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         bench.measure(Path(folder))
-    bench.write()
-    show(bench.ratios, "Index")
-    sys.exit(1 if any(ratio.holds is False for ratio in bench.ratios) else 0)
+    bench.findings.write()
+    show(bench.findings.ratios, "Index")
+    sys.exit(1 if any(ratio.holds is False for ratio in bench.findings.ratios) else 0)
 
 
 def parse(line: Sequence[str] | None = None) -> argparse.Namespace:
@@ -92,14 +90,13 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
-        self._facts: dict[str, Any] = {
+        about: dict[str, Any] = {
             "faiss": faiss.__version__, "python": platform.python_version(),
             "compiled_for": faiss.get_compile_options(), "load_at_start": os.getloadavg()[0],
             "arguments": {name: str(value) for name, value in vars(arguments).items()},
         }  # fmt: skip
-        self._costs: dict[str, list[Cost]] = {}
+        self.findings = Findings(arguments.output, about)
         self._cores = sorted(os.sched_getaffinity(0))
-        self.ratios: list[Ratio] = []
 
     def measure(self, folder: Path) -> None:
         """Every part, on the last core but for Ray's."""
@@ -133,8 +130,8 @@ class Bench:
         for factory in (self._arguments.factories or grid(count, dimension)) if full else ():
             rows.append(grid_row(factory, vectors, exact_ms))
             self._keep_rows(vectors, rows)
-        self.ratios += judged(vectors.name, vectors.raw_bytes, rows) if full else []
-        self.write()
+        self.findings.ratios += judged(vectors.name, vectors.raw_bytes, rows) if full else []
+        self.findings.write()
         return rows
 
     def _keep_rows(self, vectors: Vectors, rows: Sequence[Row]) -> None:
@@ -142,8 +139,8 @@ class Bench:
         say(f"{vectors.name}, {row.asked}: {row.factory} {row.bytes_per_vector} bytes, "
             f"{row.cpu_seconds:.0f} CPU s, "
             f"{[(p.recall, p.p50_ms) for p in row.points]}")  # fmt: skip
-        self._facts[vectors.name] = {"shape": vectors.rows.shape, "rows": facts(rows)}
-        self.write()
+        self.findings.facts[vectors.name] = {"shape": vectors.rows.shape, "rows": facts(rows)}
+        self.findings.write()
 
     def _autofaiss(self, vectors: Vectors, rows: Sequence[Row], folder: Path) -> None:
         if self._arguments.peer_python is None:
@@ -151,8 +148,10 @@ class Bench:
             return
         python = self._arguments.peer_python.absolute()  # not resolved: it is a link
         core = self._cores[-1]
-        self._facts["autofaiss"], ratios = measure_peer(python, vectors, rows, folder, core, say)
-        self._keep({}, ratios)
+        self.findings.facts["autofaiss"], ratios = measure_peer(
+            python, vectors, rows, folder, core, say
+        )
+        self.findings.keep({}, ratios)
 
     def _real(self) -> tuple[np.ndarray, np.ndarray]:
         arguments = self._arguments
@@ -171,36 +170,17 @@ class Bench:
             write_shards(large, arguments.memory_vectors, arguments.dimension, say)
             shape = (arguments.memory_vectors, arguments.dimension)
             found, ratios = measure_memory(large, shape, arguments.memory_budget, core, say)
-            self._facts["memory"] = found
-            self._keep({}, ratios)
+            self.findings.facts["memory"] = found
+            self.findings.keep({}, ratios)
         if not {"append", "ray"} & set(arguments.parts):
             return
         some = folder / f"embeddings_{arguments.vectors}"
         write_shards(some, arguments.vectors, arguments.dimension, say)
         if "append" in arguments.parts:
-            self._keep(*measure_append(some, core, arguments.repeats, say))
+            self.findings.keep(*measure_append(some, core, arguments.repeats, say))
         if "ray" in arguments.parts and len(self._cores) > 1:
             os.sched_setaffinity(0, set(self._cores))  # a child cannot have more than this
-            self._keep(*measure_ray(some, self._cores[-2:], arguments.repeats, say))
-
-    def _keep(self, costs: dict[str, list[Cost]], ratios: Sequence[Ratio]) -> None:
-        self._costs |= costs
-        self.ratios += ratios
-        self.write()
-
-    def write(self) -> None:
-        """The JSON of what there is."""
-        found = {
-            "ratios": described(self.ratios),
-            "medians": medians(self._costs),
-            "runs": {name: [asdict(cost) for cost in runs] for name, runs in self._costs.items()},
-        }
-        self._arguments.output.write_text(json.dumps(self._facts | found, indent=2) + "\n")
-
-
-def say(line: str) -> None:
-    """Progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+            self.findings.keep(*measure_ray(some, self._cores[-2:], arguments.repeats, say))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,11 @@ Exit code 1 where a figure is missed. A part whose repeats are cut says so in it
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -33,17 +31,14 @@ from extract_media import make_copies, make_video
 from extract_memory import measure_memory
 from extract_peer import NAMES, Peer, measure_peer
 from extract_workers import measure_workers
-from measuring import ONE_THREAD, Cost, Ratio, medians
-from rich.console import Console
-from rich.table import Table
+from figures import Findings, say, show
+from measuring import ONE_THREAD
 
 from extractors.ffmpeg import ffmpeg_version
 
 PARTS = ("decode", "extraction", "workers", "memory", "peer")
 CLIP_SECONDS = 2
 PIECE_SECONDS = 5
-
-console = Console()
 
 
 def main() -> None:
@@ -60,9 +55,9 @@ def main() -> None:
     bench = Bench(arguments, facts)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         bench.measure(Path(folder))
-    bench.write()
-    show(bench.ratios)
-    sys.exit(1 if any(ratio.holds is False for ratio in bench.ratios) else 0)
+    bench.findings.write()
+    show(bench.findings.ratios, "Extraction")
+    sys.exit(1 if any(ratio.holds is False for ratio in bench.findings.ratios) else 0)
 
 
 def parse() -> argparse.Namespace:
@@ -92,11 +87,9 @@ class Bench:
     """The parts that were asked for, and what they found so far."""
 
     def __init__(self, arguments: argparse.Namespace, facts: dict[str, object]) -> None:
-        self._arguments, self._facts = arguments, facts
-        self._costs: dict[str, list[Cost]] = {}
-        self._memory: dict[str, object] = {}
+        self._arguments = arguments
+        self.findings = Findings(arguments.output, facts)
         self._cores = sorted(os.sched_getaffinity(0))
-        self.ratios: list[Ratio] = []
 
     def measure(self, folder: Path) -> None:
         """Every part, on one core each but for the workers'."""
@@ -108,13 +101,15 @@ class Bench:
         sets = {f"{arguments.seconds} s of 720p": [long], f"{arguments.clips} clips": clips}
         for part, measure in (("decode", measure_decode), ("extraction", measure_extraction)):
             for name, videos in sets.items() if part in arguments.parts else ():
-                self._keep(*measure(name, videos, repeats, say))
+                self.findings.keep(*measure(name, videos, repeats, say))
         if "workers" in arguments.parts:
             self._workers(clips, folder)
         if "memory" in arguments.parts:
             core = {self._cores[-1]}
-            self._memory, ratios = measure_memory(folder, arguments.memory_hours, core)
-            self._keep({}, ratios)
+            self.findings.facts["memory"], ratios = measure_memory(
+                folder, arguments.memory_hours, core
+            )
+            self.findings.keep({}, ratios)
         if "peer" in arguments.parts:
             self._peer(folder)
 
@@ -123,7 +118,9 @@ class Bench:
             say("workers: skipped, this machine gives one core")
             return
         os.sched_setaffinity(0, set(self._cores))  # a child cannot have more than this
-        self._keep(*measure_workers(clips, folder, self._cores[-2:], self._arguments.repeats, say))
+        self.findings.keep(
+            *measure_workers(clips, folder, self._cores[-2:], self._arguments.repeats, say)
+        )
         os.sched_setaffinity(0, {self._cores[-1]})
 
     def _peer(self, folder: Path) -> None:
@@ -139,45 +136,13 @@ class Bench:
         paths = arguments.peer.absolute(), arguments.peer_python.absolute()
         peer = Peer(*paths, tuple(arguments.peer_pairings))
         core = self._cores[-1]
-        self._keep(*measure_peer(peer, pieces, folder, core, arguments.repeats, say))
-
-    def _keep(self, costs: dict[str, list[Cost]], ratios: Sequence[Ratio]) -> None:
-        self._costs |= costs
-        self.ratios += ratios
-        self.write()
-
-    def write(self) -> None:
-        """The JSON of what there is."""
-        found = {
-            "ratios": [asdict(ratio) | {"holds": ratio.holds} for ratio in self.ratios],
-            "medians": medians(self._costs),
-            "runs": {name: [asdict(cost) for cost in runs] for name, runs in self._costs.items()},
-            "memory": self._memory,
-        }
-        self._arguments.output.write_text(json.dumps(self._facts | found, indent=2) + "\n")
-
-
-def say(line: str) -> None:
-    """Progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+        self.findings.keep(*measure_peer(peer, pieces, folder, core, arguments.repeats, say))
 
 
 def processor() -> str:
     """Its name, where Linux tells it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
-
-
-def show(ratios: Sequence[Ratio]) -> None:
-    """The table."""
-    table = Table("figure", "value", "limit", "", title="Extraction")
-    for ratio in ratios:
-        sign = "≥" if ratio.at_least else "≤"
-        limit = "" if ratio.limit is None else f"{sign} {ratio.limit:g}"
-        verdict = {None: "", True: "holds", False: "MISSED"}[ratio.holds]
-        value = f"{ratio.value:.2f}" if ratio.value < 100 else f"{ratio.value:.0f}"
-        table.add_row(ratio.what, value, limit, verdict)
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from typing import Any
 
 import faiss
 import numpy as np
+from figures import figure
 from index_frontier import Point, Row
 from index_grid import Vectors, measured_point
-from index_table import figure
 from measuring import ONE_THREAD, Command, Ratio, run
 
 BUILD = """

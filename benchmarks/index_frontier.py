@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from index_table import figure
+from figures import figure
 from measuring import Ratio
 
 SHARES = {4: 0.95, 16: 0.90}

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from index_table import described, figure, show
+from figures import described, figure, show
 from measuring import Ratio
 from serve_requests import REQUESTS, exchange, text_query
 

@@ -28,7 +28,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ import faiss
 import numpy as np
 import psutil
 import torch
+from figures import described, say
 from measuring import Cost, Ratio, alternate, medians, ratio, timed
 from official_mcn import OfficialTraining, official_loader, official_net, use_clone
 from rich.console import Console
@@ -97,7 +97,7 @@ def main() -> None:
                     json.dumps(
                         {
                             "facts": facts,
-                            "ratios": [asdict(r) | {"holds": r.holds} for r in ratios],
+                            "ratios": described(ratios),
                             "costs": medians(costs),
                         },
                         indent=2,
@@ -442,11 +442,6 @@ def importable(name: str) -> bool:
     import importlib.util
 
     return importlib.util.find_spec(name) is not None
-
-
-def say(line: str) -> None:
-    """Progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def show(ratios: list[Ratio], facts: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from benchmarks.seed_results import save
 from extractors.xdc_encoder_file import load_audio_encoder, load_video_encoder
 from extractors.xdc_run import encoder_file
 from training import checkpoints
@@ -226,23 +227,6 @@ def open_results(path: Path, dataset: Path, seed: int, overrides: Sequence[str])
         if all(before[name] == value for name, value in results.items()):
             return before
     return results | {"rows": {}}
-
-
-def save(path: Path, results: dict[str, Any]) -> None:
-    """Replaces the file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(rounded(results), indent=1, sort_keys=True) + "\n")
-    partial.replace(path)
-
-
-def rounded(value: Any) -> Any:
-    """The same with numbers of five digits behind the point."""
-    if isinstance(value, dict):
-        return {name: rounded(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [rounded(inner) for inner in value]
-    return round(value, 5) if isinstance(value, float) else value
 
 
 def summary(name: str, found: dict[str, Any]) -> str:

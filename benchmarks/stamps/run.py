@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.seed_results import save
 from pipeline.settings import load_settings
 from training.config import TrainConfig
 from training.evaluation import RetrievalRow, evaluate_clusters, evaluate_retrieval
@@ -135,23 +136,6 @@ def main() -> None:
             results["rows"][name] = {"set": set_of(settings, name)} | found
             save(arguments.output, results)
             print(f"{name}: {summary(found)}", flush=True)
-
-
-def save(path: Path, results: dict[str, Any]) -> None:
-    """Replaces the file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(rounded(results), indent=1, sort_keys=True) + "\n")
-    partial.replace(path)
-
-
-def rounded(value: Any) -> Any:
-    """The same with numbers of five digits behind the point."""
-    if isinstance(value, dict):
-        return {name: rounded(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [rounded(inner) for inner in value]
-    return round(value, 5) if isinstance(value, float) else value
 
 
 def summary(found: dict[str, Any]) -> str:
