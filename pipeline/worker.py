@@ -5,7 +5,6 @@ file ─ probe ─ decode ─┬─ windows ─ batches across videos ─ extrac
 """
 
 import contextlib
-import errno
 import hashlib
 import time
 from collections import defaultdict
@@ -21,7 +20,7 @@ from extractors.build import build_extractor
 from extractors.caption_names import INFO_SUFFIX
 from extractors.captions import Captions, locate_captions, read_located
 from extractors.decode import Chunk, Decoded, decode, uses_nvdec
-from extractors.errors import Reason, UsageError, VideoError
+from extractors.errors import Reason, VideoError
 from extractors.probe import Probe, probe
 from extractors.proxy import ProxyWriter, check_encoders
 from extractors.speech import SpeechRecogniser
@@ -29,9 +28,9 @@ from extractors.text import build_text_encoder
 from extractors.tracks import Track
 from extractors.views import View
 from extractors.windows import Window, WindowCutter
-from pipeline import storage
 from pipeline.batching import NO_TRANSCRIPT, Batcher, InProgress, blaming
 from pipeline.config import ExtractConfig
+from pipeline.fetching import fetched
 from pipeline.metadata import describe
 from pipeline.provenance import digest, joint_fingerprint, made_with, provenance
 from pipeline.published import StoredVideo
@@ -152,7 +151,7 @@ class Worker:
         bytes."""
         video = progress.video
         progress.opened = True
-        with _local_copy(video.uri, Reason.NOT_FOUND, "fetch") as path:
+        with fetched(video.uri) as path:
             with self._timed("probe"):
                 progress.probed = probe(path, self._config.decode)
                 if progress.content_id is None:
@@ -183,7 +182,7 @@ class Worker:
             given = None
             if video.captions is not None:
                 _refuse_remote_table(video.captions)
-                copy = _local_copy(video.captions, Reason.BAD_CAPTIONS, "captions")
+                copy = fetched(video.captions, Reason.BAD_CAPTIONS, "captions")
                 given = stack.enter_context(copy)
             with self._timed("captions"):
                 ids = (PurePosixPath(video.path).stem, video.key)
@@ -357,24 +356,6 @@ def _refuse_remote_table(captions: str) -> None:
             "path as extract.speech.caption_table"
         )
         raise VideoError(Reason.BAD_CAPTIONS, "captions", message)
-
-
-@contextlib.contextmanager
-def _local_copy(url: str, gone: Reason, stage: str) -> Iterator[str]:
-    """A local path of a file. Raises VideoError where it cannot be fetched, but a full disk of
-    ours is no fault of the video's."""
-    with contextlib.ExitStack() as stack:
-        try:
-            path = stack.enter_context(storage.local_copy(url))
-        except FileNotFoundError as err:
-            raise VideoError(gone, stage, f"{url}: no such file") from err
-        except UsageError as err:  # a protocol that is unknown or has no driver here
-            raise VideoError(Reason.UNREADABLE, stage, str(err)) from err
-        except OSError as err:
-            if err.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise VideoError(Reason.UNREADABLE, stage, f"{url}: {err}") from err
-        yield path
 
 
 def content_id(path: str) -> str:

@@ -1,20 +1,17 @@
 """Clips of frames from the videos' own files, as an extraction of the whole file decodes them."""
 
-import errno
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.decode_config import DecodeConfig
-from extractors.errors import Reason, UsageError, VideoError
 from extractors.probe import Probe, probe
 from extractors.raw_reader import read_rows
 from extractors.views import FrameView
-from pipeline import storage
+from pipeline.fetching import fetched
 
 PROBES = 4096
 """Headers kept of local files."""
@@ -43,8 +40,7 @@ class RawFiles:
             return self._opened[2]
         self.close()
         stack = ExitStack()
-        with _blaming_the_video(uri):
-            path = stack.enter_context(storage.local_copy(uri))
+        path = stack.enter_context(fetched(uri))
         self._opened = uri, stack, path
         return path
 
@@ -60,18 +56,3 @@ class RawFiles:
         if self._opened is not None:
             self._opened[1].close()
             self._opened = None
-
-
-@contextmanager
-def _blaming_the_video(uri: str) -> Iterator[None]:
-    """What cannot be fetched is a VideoError, but a full disk of ours is not the video's fault."""
-    try:
-        yield
-    except FileNotFoundError as err:
-        raise VideoError(Reason.NOT_FOUND, "fetch", f"{uri}: no such file") from err
-    except UsageError as err:  # a protocol that is unknown or has no driver here
-        raise VideoError(Reason.UNREADABLE, "fetch", str(err)) from err
-    except OSError as err:
-        if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise VideoError(Reason.UNREADABLE, "fetch", f"{uri}: {err}") from err
