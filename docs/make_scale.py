@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from index.estimate import index_cost
+from index.factory import byte_size
 from pipeline.changes import StageCost
-from pipeline.cli.estimate import Paper, byte_size, paper
+from pipeline.cli.estimate import Paper, paper
 from pipeline.cli.options import load_config
 from pipeline.estimate import STATED, Corpus, stage_names, stated_rate
 from training.estimate import track_widths

@@ -96,7 +96,7 @@ def choose_factory(
         return Choice("Flat", reason, candidates)
     small = [c for c in candidates if c.bytes <= memory_budget]
     fitting = [c for c in small if c.search_ms <= search_ms_budget]
-    budgets = f"{_size(memory_budget)} and {search_ms_budget:g} ms a query"
+    budgets = f"{byte_size(memory_budget)} and {search_ms_budget:g} ms a query"
     if fitting and fitting[0].factory != "Flat" and code_recall is not None:
         measured = _measured(fitting, code_recall)
         best = _smallest_of_the_best(measured)
@@ -117,7 +117,7 @@ def choose_factory(
         best = min(candidates, key=lambda c: c.bytes)
         reason = f"no candidate is within {budgets}; the smallest"
     about = f"{count} vectors of dimension {dimension}: {reason}"
-    return Choice(best.factory, f"{about}; about {_size(best.bytes)}", candidates)
+    return Choice(best.factory, f"{about}; about {byte_size(best.bytes)}", candidates)
 
 
 def given_factory(factory: str) -> Choice:
@@ -262,10 +262,10 @@ def _rotated(dimension: int, subquantizers: int) -> int:
     return min(4, dimension // subquantizers) * subquantizers
 
 
-def _size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
+def byte_size(count: float) -> str:
+    """`1.2 TB`, with powers of ten."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
         count /= 1000
-    return f"{count:.3g} GB"
+    return f"{count:,.3g} {unit}" if count < 1000 else f"{count:,.0f} {unit}"

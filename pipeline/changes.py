@@ -128,16 +128,12 @@ def _changed_videos(job: Job, versions: dict[str, str]) -> tuple[list[str], set[
 
 
 def estimate(
-    changed: Sequence[ShardChange],
-    todo: Todo,
-    records: Iterable[ShardRecord],
-    config: ExtractConfig,
+    changed: Sequence[ShardChange], records: Iterable[ShardRecord], seconds: float
 ) -> list[StageCost]:
-    """The cost of each stage, from what the dataset's shards took and its videos' durations."""
-    made = list(records)
-    videos = [video for job in todo.jobs for video in job.videos]
-    hours = seconds_a_video(made, videos, config) / 3600
-    rates = _rates(made)
+    """The cost of each stage, from what the dataset's shards took; `seconds` is how long a video is
+    (`seconds_a_video`)."""
+    hours = seconds / 3600
+    rates = _rates(records)
     passes = Counter[str]()
     for change in changed:
         passes.update(change.tracks)
@@ -165,13 +161,12 @@ def _stage(track: str) -> str:
     return "speech" if track == "transcript" else track
 
 
-def seconds_a_video(
-    records: Sequence[ShardRecord], videos: Sequence[SourceVideo], config: ExtractConfig
-) -> float:
-    """Mean duration: of the published videos, else of a few that are looked into now."""
+def seconds_a_video(todo: Todo, records: Sequence[ShardRecord], config: ExtractConfig) -> float:
+    """Mean duration: of the published videos, else of a few of the jobs', looked into now."""
     successes = sum(record.successes for record in records)
     if successes:
         return sum(record.video_seconds for record in records) / successes
+    videos = [video for job in todo.jobs for video in job.videos]
     step = max(1, len(videos) // PROBED_VIDEOS)
     probed = [_duration(video, config.decode) for video in videos[::step][:PROBED_VIDEOS]]
     found = [duration for duration in probed if duration is not None]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from extractors.extractor import Resources
 from index.estimate import IndexCost, index_cost, num_clips
+from index.factory import byte_size
 from pipeline import storage
-from pipeline.changes import PROBED_VIDEOS, ShardChange, StageCost, estimate, seconds_a_video
+from pipeline.changes import PROBED_VIDEOS, ShardChange, StageCost
 from pipeline.cli import show
 from pipeline.estimate import (
     STATED,
@@ -101,19 +102,22 @@ def estimate_all(
     config: "PipelineConfig",
     todo: Todo,
     changes: Sequence[ShardChange],
+    costs: Sequence[StageCost],
+    seconds: float,
     model: str | None,
 ) -> Paper:
-    """Work: of the videos that are to be opened; bytes, training and index: of all in the plan.
+    """Work: of the videos that are to be opened, whose stages' `costs` are known; bytes, training
+    and index: of all in the plan, whose videos have so many `seconds` on average.
 
     Raises UsageError where `model` is no run with a log.
     """
     extract, records = config.extract, [*todo.done, *todo.stale.values()]
-    videos = [planned.video for planned in todo.update.plan]
     usable = [record.number for record in records if record.successes]
     members, segments = measured_members(dataset, usable[0]) if usable else ({}, None)
-    seconds = len(videos) * seconds_a_video(records, videos, extract)
-    corpus = Corpus(len(videos), seconds / 3600, None if segments is None else seconds * segments)
-    stages = with_stated_rates(estimate(changes, todo, records, extract), extract, corpus)
+    videos = len(todo.update.plan)
+    spoken = None if segments is None else videos * seconds * segments
+    corpus = Corpus(videos, videos * seconds / 3600, spoken)
+    stages = with_stated_rates(costs, extract, corpus)
     opened = sum(change.opened for change in changes)
     a_source = _source_bytes([video for job in todo.jobs for video in job.videos])
     return paper(
@@ -236,15 +240,6 @@ def show_learning(training: TrainingCost, index: IndexCost) -> None:
 def _needs(worker: Resources) -> str:
     gpu = f", {worker.gpus:g} of a GPU where there is one" if worker.gpus else ""
     return f"{show.count(round(worker.cpus), 'core')}, {byte_size(1e6 * worker.memory_mb)}{gpu}"
-
-
-def byte_size(count: float) -> str:
-    """`1.2 TB`, with powers of ten."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:,.3g} {unit}" if count < 1000 else f"{count:,.0f} {unit}"
 
 
 def _number(value: float | None) -> str:

@@ -48,7 +48,7 @@ def plan(
 ) -> None:
     """What `run extract` with the same options would do, why, and what it would cost. Writes
     nothing."""
-    from pipeline.changes import estimate, explain
+    from pipeline.changes import estimate, explain, seconds_a_video
     from pipeline.cli.estimate import estimate_all
     from pipeline.extract import compare
 
@@ -58,8 +58,11 @@ def plan(
     todo = compare(source, output, settings, prune=prune)
     changes = explain(todo, output, settings)
     records = [*todo.done, *todo.stale.values()]
-    costs = estimate(changes, todo, records, settings)
-    paper = estimate_all(output, loaded, todo, changes, model) if on_paper else None
+    seconds = seconds_a_video(todo, records, settings)
+    costs = estimate(changes, records, seconds)
+    paper = None
+    if on_paper:
+        paper = estimate_all(output, loaded, todo, changes, costs, seconds, model)
     if as_json:
         _print_json(todo, changes, costs, paper)
         return

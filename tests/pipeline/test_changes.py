@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from extractors.config import LogMelConfig, MeanColourConfig
-from pipeline.changes import ShardChange, estimate, explain
+from pipeline.changes import ShardChange, estimate, explain, seconds_a_video
 from pipeline.config import ExtractConfig
 from pipeline.dataset import read_records
 from pipeline.extract import Todo, compare
 from pipeline.quarantine import put_aside
-from tests.pipeline.test_published import changed, extract
+from tests.pipeline.conftest import changed, extract
 
 Copies = Callable[[int], str]
 
@@ -90,9 +90,10 @@ def test_cost_comes_from_what_the_shards_took(
 ) -> None:
     other = changed(config, audio=LogMelConfig(bands=16), slow=MeanColourConfig(rate=1))
     todo, found = explained(source, dataset, other)
-    costs = {cost.stage: cost for cost in estimate(found, todo, read_records(dataset), other)}
-    assert set(costs) == {"decode", "audio", "slow"}
     records = read_records(dataset)
+    mean = seconds_a_video(todo, records, other)
+    costs = {cost.stage: cost for cost in estimate(found, records, mean)}
+    assert set(costs) == {"decode", "audio", "slow"}
     seconds = sum(record.video_seconds for record in records)
     assert costs["audio"].video_hours == pytest.approx(seconds / 3600)
     spent = sum(record.stage_seconds["audio"] for record in records)
@@ -105,7 +106,8 @@ def test_without_a_shard_the_files_say_how_long_they_are(
 ) -> None:
     (Path(source) / "broken.mp4").write_bytes(b"no video")
     todo, found = explained(source, str(tmp_path / "none"), config)
-    costs = {cost.stage: cost for cost in estimate(found, todo, [], config)}
+    mean = seconds_a_video(todo, [], config)
+    costs = {cost.stage: cost for cost in estimate(found, [], mean)}
     # four files of a second each, as far as the three that can be read tell
     assert costs["decode"].video_hours == pytest.approx(4 / 3600, rel=0.1)
     assert costs["decode"].rate is None
