@@ -10,12 +10,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+import pipeline.worker
 from extractors.config import LogMelConfig, MeanColourConfig
 from extractors.ffmpeg import ffmpeg_binary
 from pipeline.config import ExtractConfig
+from pipeline.extract import plan_extract, run_extract
+from pipeline.shards import ShardRecord
+from pipeline.verify import verify_dataset
+
+CPU = torch.device("cpu")
+Decoded = list[tuple[str, tuple[Any, ...]]]
+Copies = Callable[[int], str]
 
 WEIGHTLESS = """
 extract:
@@ -212,3 +222,30 @@ def run(
     yield call
     for name, handler in handlers.items():
         signal.signal(name, handler)
+
+
+def extract(source: str | None, dataset: str, config: ExtractConfig, **changes: Any) -> list[int]:
+    """Runs what is to be done; numbers of the shards that were made."""
+    todo = plan_extract(source, dataset, config, **changes)
+    made: list[ShardRecord] = []
+    run_extract(todo, dataset, config, CPU, executor="local", num_workers=1, on_record=made.append)
+    assert verify_dataset(dataset) == []
+    return [record.number for record in made]
+
+
+def changed(config: ExtractConfig, **extractors: Any) -> ExtractConfig:
+    return config.model_copy(update={"extractors": config.extractors | extractors})
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
+    """Every call of the decoder: the file's name and the views that were asked for."""
+    calls: Decoded = []
+    real = pipeline.worker.decode
+
+    def noted(path: str, probed: Any, views: Any, *rest: Any, **options: Any) -> Any:
+        calls.append((Path(path).name, tuple(views)))
+        return real(path, probed, views, *rest, **options)
+
+    monkeypatch.setattr(pipeline.worker, "decode", noted)
+    return calls

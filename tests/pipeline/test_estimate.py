@@ -32,8 +32,7 @@ from pipeline.estimate import (
     with_stated_rates,
 )
 from pipeline.samples import read_dataset
-from tests.pipeline.conftest import Clips
-from tests.pipeline.test_published import extract
+from tests.pipeline.conftest import Clips, extract
 
 
 @pytest.fixture(scope="module")

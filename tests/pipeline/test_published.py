@@ -3,62 +3,21 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-import pipeline.worker
 from extractors.config import LogMelConfig, MeanColourConfig
 from extractors.decode_config import ProxyConfig
-from extractors.errors import AbortError
 from extractors.views import SoundView
 from extractors.weights import CACHE_VARIABLE
 from pipeline.cli.options import load_config
 from pipeline.config import ExtractConfig
 from pipeline.dataset import read_all_rows, read_records
-from pipeline.extract import Todo, plan_extract, run_extract
-from pipeline.published import published_shard, withdraw, withdrawn_shards
+from pipeline.published import published_shard
 from pipeline.quarantine import put_aside, release
 from pipeline.samples import read_dataset
-from pipeline.shards import ShardRecord, shard_url
-from pipeline.verify import verify_dataset
-from tests.pipeline.conftest import tar_digests
-
-CPU = torch.device("cpu")
-
-
-def extract(source: str | None, dataset: str, config: ExtractConfig, **changes: Any) -> list[int]:
-    """Runs what is to be done; numbers of the shards that were made."""
-    todo = plan_extract(source, dataset, config, **changes)
-    made: list[ShardRecord] = []
-    run_extract(todo, dataset, config, CPU, executor="local", num_workers=1, on_record=made.append)
-    assert verify_dataset(dataset) == []
-    return [record.number for record in made]
-
-
-def changed(config: ExtractConfig, **extractors: Any) -> ExtractConfig:
-    return config.model_copy(update={"extractors": config.extractors | extractors})
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...]]]:
-    """Every call of the decoder: the file's name and the views that were asked for."""
-    calls: list[tuple[str, tuple[Any, ...]]] = []
-    real = pipeline.worker.decode
-
-    def noted(path: str, probed: Any, views: Any, *rest: Any, **options: Any) -> Any:
-        calls.append((Path(path).name, tuple(views)))
-        return real(path, probed, views, *rest, **options)
-
-    monkeypatch.setattr(pipeline.worker, "decode", noted)
-    return calls
-
-
-Decoded = list[tuple[str, tuple[Any, ...]]]
-Copies = Callable[[int], str]
+from tests.pipeline.conftest import Copies, Decoded, changed, extract, tar_digests
 
 
 def test_a_changed_extractor_is_made_again_and_the_rest_is_carried(
@@ -244,145 +203,6 @@ def test_the_quarantined_are_not_opened_until_they_are_released(
     assert tar_digests(dataset) == before
 
 
-@pytest.mark.parametrize("change", ["setting", "neighbour"])
-def test_a_video_that_is_out_of_reach_keeps_its_features(
-    copies: Copies,
-    config: ExtractConfig,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    change: str,
-) -> None:
-    source, dataset, wanted = copies(2), str(tmp_path / "d"), config
-    listed = tmp_path / "list.csv"
-    listed.write_text("path,key\nvideos/clip000.mp4,clip000\nvideos/clip001.mp4,clip001\n")
-    extract(str(listed), dataset, config)
-    before = tar_digests(dataset)
-    (Path(source) / "clip000.mp4").rename(tmp_path / "elsewhere.mp4")
-    todo = plan_extract(str(listed), dataset, config)
-    assert (todo.jobs, todo.update.out_of_reach) == ((), ("clip000",))
-    if change == "setting":
-        wanted = changed(config, audio=LogMelConfig(bands=16))
-        todo = plan_extract(str(listed), dataset, wanted)
-        records = run_all(todo, dataset, wanted)
-        assert todo.left(records) == records
-        assert "shard 000000 is left as it was" in caplog.text
-        assert "clip000.mp4: no such file" in caplog.text
-        assert tar_digests(dataset) == before
-    else:  # what needs not be opened is carried
-        (Path(source) / "clip001.mp4").touch()
-        extract(str(listed), dataset, config)
-        assert tar_digests(dataset) == before
-    (tmp_path / "elsewhere.mp4").rename(Path(source) / "clip000.mp4")
-    extract(str(listed), dataset, wanted)
-    assert len(list(read_dataset(dataset))) == 2
-
-
-def run_all(todo: Todo, dataset: str, config: ExtractConfig) -> list[ShardRecord]:
-    return run_extract(
-        todo, dataset, config, CPU, executor="local", num_workers=1, on_record=lambda _: None
-    )
-
-
-def test_a_job_that_is_left_spoils_no_batch_of_the_next(
-    copies: Copies, config: ExtractConfig, tmp_path: Path
-) -> None:
-    source, dataset = copies(4), str(tmp_path / "d")
-    extract(source, dataset, config)
-    (Path(source) / "clip001.mp4").unlink()  # the second of shard 0: windows of the first wait
-    wider = changed(config, audio=LogMelConfig(bands=16))
-    todo = plan_extract(source, dataset, wider)
-    assert [record.number for record in todo.left(run_all(todo, dataset, wider))] == [0]
-    copies(4)
-    (Path(source) / "clip001.mp4").touch()
-    extract(source, str(tmp_path / "anew"), wider)
-    assert tar_digests(dataset)["000001.tar"] == tar_digests(tmp_path / "anew")["000001.tar"]
-
-
-@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
-def test_a_lost_parquet_is_read_out_of_the_manifest(
-    copies: Copies, config: ExtractConfig, tmp_path: Path, decoded: Decoded, damage: str
-) -> None:
-    source, dataset = copies(3), str(tmp_path / "d")
-    (Path(source) / "clip001.mp4").write_bytes(b"")  # failures are in the parquet alone
-    extract(source, dataset, config)
-    decoded.clear()
-    spoil(Path(shard_url(dataset, 0, ".parquet")), damage)
-    extract(source, dataset, changed(config, audio=LogMelConfig(bands=16)))
-    assert all(isinstance(view, SoundView) for _, views in decoded for view in views)
-    assert [row["attempts"] for row in read_all_rows(dataset)] == [1, 2, 1]  # it knew of the first
-
-
-@pytest.mark.parametrize("lost", [("manifest.parquet", "shards/000000.parquet"), ("record",)])
-def test_a_damaged_shard_is_not_made_anew_without_its_files(
-    copies: Copies, config: ExtractConfig, tmp_path: Path, lost: tuple[str, ...]
-) -> None:
-    source, dataset = copies(2), str(tmp_path / "d")
-    extract(source, dataset, config)
-    before = tar_digests(dataset)
-    for name in lost:
-        if name == "record":
-            Path(shard_url(dataset, 0, "_stats.json")).write_text("")
-        else:
-            (tmp_path / "d" / name).unlink()
-    (Path(source) / "clip000.mp4").unlink()
-    with pytest.raises(AbortError, match="is damaged, and cannot be made anew"):
-        run_all(plan_extract(source, dataset, config), dataset, config)
-    assert tar_digests(dataset) == before
-    run_all(plan_extract(source, dataset, config, drop_failed=True), dataset, config)
-    assert [row["reason"] for row in read_all_rows(dataset)] == ["not_found", None]
-
-
-def test_a_video_that_fails_now_keeps_its_features(
-    copies: Copies, config: ExtractConfig, tmp_path: Path
-) -> None:
-    source, dataset = copies(2), str(tmp_path / "d")
-    extract(source, dataset, config)
-    before = tar_digests(dataset)
-    (Path(source) / "clip000.mp4").write_bytes(b"")  # a copy that was begun
-    todo = plan_extract(source, dataset, config)
-    records = run_all(todo, dataset, config)
-    assert (todo.left(records), tar_digests(dataset)) == (records, before)
-
-
-def test_a_shard_that_is_left_gets_back_what_it_lacks(
-    copies: Copies, config: ExtractConfig, tmp_path: Path
-) -> None:
-    source, dataset = copies(2), str(tmp_path / "d")
-    (record,) = run_all(plan_extract(source, dataset, config), dataset, config)
-    parquet = Path(shard_url(dataset, 0, ".parquet"))
-    rows = parquet.read_bytes()
-    withdraw(dataset, record)  # a run that died before it replaced anything
-    assert withdrawn_shards(dataset) == [0]
-    parquet.unlink()
-    (Path(source) / "clip000.mp4").unlink()
-    wider = changed(config, audio=LogMelConfig(bands=16))
-    assert run_all(plan_extract(source, dataset, wider), dataset, wider) == [record]
-    assert read_records(dataset) == [record]
-    assert (parquet.read_bytes(), withdrawn_shards(dataset)) == (rows, [])
-
-
-def test_shards_without_a_plan_are_not_planned_anew(
-    copies: Copies, config: ExtractConfig, tmp_path: Path
-) -> None:
-    source, dataset = copies(2), str(tmp_path / "d")
-    extract(source, dataset, config)
-    (tmp_path / "d/plan.parquet").unlink()
-    with pytest.raises(AbortError, match=r"plan\.parquet: missing, while 1 shards"):
-        plan_extract(source, dataset, config)
-
-
-def spoil(path: Path, damage: str) -> None:
-    content = bytearray(path.read_bytes())
-    if damage == "gone":
-        path.unlink()
-        return
-    if damage == "cut":
-        del content[len(content) // 2 :]
-    else:
-        content[100] ^= 1
-    path.write_bytes(content)
-
-
 def test_a_changed_caption_table_makes_transcripts_again(
     copies: Copies,
     config: ExtractConfig,
@@ -422,22 +242,6 @@ def test_captions_that_change_unseen_are_read_again_when_the_file_is_opened(
         update={"extractors": spoken.extractors | {"audio": LogMelConfig(bands=16)}}
     )
     extract(source, dataset, wider)
-    extract(source, str(tmp_path / "anew"), wider)
-    assert tar_digests(dataset) == tar_digests(tmp_path / "anew")
-
-
-def test_damage_is_not_carried(
-    copies: Copies, config: ExtractConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    source, dataset = copies(2), str(tmp_path / "d")
-    extract(source, dataset, config)
-    tar = Path(shard_url(dataset, 0, ".tar"))
-    content = bytearray(tar.read_bytes())
-    content[2000] ^= 1
-    tar.write_bytes(content)
-    wider = changed(config, audio=LogMelConfig(bands=16))
-    extract(source, dataset, wider)
-    assert "shard 000000 is damaged and is made anew" in caplog.text
     extract(source, str(tmp_path / "anew"), wider)
     assert tar_digests(dataset) == tar_digests(tmp_path / "anew")
 
