@@ -216,7 +216,7 @@ def check_same_run(
         )
 
 
-def check_started(
+def earlier_run(
     run: str,
     config: TrainConfig | XdcConfig,
     digest: str,
@@ -224,20 +224,24 @@ def check_started(
     kind: Kind = "mcn",
     block: str = "train",
     free_keys: frozenset[str] = FREE_KEYS,
-) -> None:
-    """`check_same_run` of a run that was stopped before its first checkpoint. Raises UsageError as
-    `read_card` does, too."""
-    card = _read_card(run, STARTED, kind)
-    if card is None:
-        return
-    try:
+) -> dict[str, Any] | None:
+    """The card of the run that the folder holds; None where it has no checkpoint yet. Raises
+    UsageError as `read_card` and `check_same_run` do, of a run without a checkpoint too."""
+    card = read_card(run, kind)
+    if card is not None:
         check_same_run(run, card, config, digest, block=block, free_keys=free_keys)
+        return card
+    started = _read_card(run, STARTED, kind)
+    try:
+        if started is not None:
+            check_same_run(run, started, config, digest, block=block, free_keys=free_keys)
     except UsageError as err:
         raise UsageError(f"{err} (this one has no checkpoint yet: it may be removed)") from err
+    return None
 
 
 def start_run(run: str, facts: Mapping[str, Any], config: TrainConfig | XdcConfig) -> None:
-    """Publishes what the run is, for `check_started`, and config.yaml."""
+    """Publishes what the run is, for `earlier_run`, and config.yaml."""
     if not storage.exists(storage.join(run, "card.json")):
         storage.publish_json(storage.join(run, STARTED), facts)
     write_config(run, config)

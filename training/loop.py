@@ -77,14 +77,10 @@ def train(
     check_current(dataset)
     training_set = open_training_set(dataset, config.sampling)
     digest = stored_digest(dataset)
-    card = checkpoints.read_card(output)
-    if card is not None:
-        checkpoints.check_same_run(output, card, config, digest)
-        if card["finished"]:
-            logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
-            return dict(card["metrics"])
-    else:
-        checkpoints.check_started(output, config, digest)
+    card = checkpoints.earlier_run(output, config, digest)
+    if card is not None and card["finished"]:
+        logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
+        return dict(card["metrics"])
     sampler = ClipSampler(training_set, config, rank, world_size)
     if sampler.batch_videos < world_size:
         raise AbortError(

@@ -89,16 +89,12 @@ def train(
     check_current(dataset)
     videos = open_video_set(dataset, config)
     digest = stored_digest(dataset)
-    card = checkpoints.read_card(output, "xdc")
-    if card is not None:
-        checkpoints.check_same_run(output, card, config, digest, block="xdc", free_keys=FREE_KEYS)
-        if card["finished"]:
-            logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
-            return dict(card["metrics"])
-    else:
-        checkpoints.check_started(
-            output, config, digest, kind="xdc", block="xdc", free_keys=FREE_KEYS
-        )
+    card = checkpoints.earlier_run(
+        output, config, digest, kind="xdc", block="xdc", free_keys=FREE_KEYS
+    )
+    if card is not None and card["finished"]:
+        logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
+        return dict(card["metrics"])
     training = start_xdc(config, device)
     if card is not None:
         training.restore(checkpoints.load_state(output, card, device))
