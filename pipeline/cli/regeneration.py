@@ -49,7 +49,6 @@ def plan(
     """What `run extract` with the same options would do, why, and what it would cost. Writes
     nothing."""
     from pipeline.changes import estimate, explain, seconds_a_video
-    from pipeline.cli.estimate import estimate_all
     from pipeline.extract import compare
 
     _check_estimate_options(days, model, on_paper=on_paper)
@@ -62,6 +61,8 @@ def plan(
     costs = estimate(changes, records, seconds)
     paper = None
     if on_paper:
+        from pipeline.cli.estimate import estimate_all  # counts operations: training, FAISS
+
         paper = estimate_all(output, loaded, todo, changes, costs, seconds, model)
     if as_json:
         _print_json(todo, changes, costs, paper)
