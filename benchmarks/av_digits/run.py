@@ -68,7 +68,7 @@ ROWS = {
     "cdc": Row("cdc"),
     "mdc": Row("mdc"),
     # as many epochs as the others have at most
-    "supervised": Row("supervised", ("xdc.iterations=1", "xdc.epochs=40", "xdc.patience=null")),
+    "supervised": Row("supervised", ("xdc.iterations=1", "xdc.epochs=24", "xdc.patience=null")),
 }
 
 
