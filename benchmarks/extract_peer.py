@@ -3,6 +3,7 @@
     resnet    ResNet-152 at 1 frame/s            ours: the reference preset's visual_2d, cropped
     r21d      R(2+1)D-18, 16 frames at 24/s      ours: the reference preset's visual_3d
     vggish    VGGish on 0.96 s of sound          ours: onnx_audio, the same network as .onnx
+    …_bfloat16                                   ours with `precision: bfloat16`, the peer's float32
 
 The peer is a clone beside this project and runs in an environment of its own, for it needs an older
 torchvision (the one that its conda_env.yml names, with torchvision.io.read_video):
@@ -95,20 +96,21 @@ class Pairing:
     at_least: float | None = AT_LEAST
 
 
+RESNET = ("feature_type=resnet", "model_name=resnet152", "extraction_fps=1", "batch_size=16")
+IMAGE = {"kind": "image", "model": "resnet152", "rate": 1.0, "size": 224, "fit": "crop",
+         "batch_size": 16}  # fmt: skip
 R21D = ("feature_type=r21d", "model_name=r2plus1d_18_16_kinetics")
 ACTION = {"kind": "action", "model": "r2plus1d_18", "window": 16, "size": 112, "batch_size": 1}
 PAIRINGS = (
-    Pairing(
-        "resnet", "resnet152",
-        ("feature_type=resnet", "model_name=resnet152", "extraction_fps=1", "batch_size=16"),
-        "resnet",
-        {"kind": "image", "model": "resnet152", "rate": 1.0, "size": 224, "fit": "crop",
-         "batch_size": 16},
-    ),
+    Pairing("resnet", "resnet152", RESNET, "resnet", IMAGE),
     Pairing("r21d", "r2plus1d_18", (*R21D, "extraction_fps=24"), "r21d",
             {**ACTION, "rate": 24.0}),
     Pairing("r21d_every_frame", "r2plus1d_18", R21D, "r21d",
             {**ACTION, "rate": 30.0}, at_least=None),
+    Pairing("resnet_bfloat16", "resnet152", RESNET, "resnet",
+            {**IMAGE, "precision": "bfloat16"}, at_least=None),
+    Pairing("r21d_bfloat16", "r2plus1d_18", (*R21D, "extraction_fps=24"), "r21d",
+            {**ACTION, "rate": 24.0, "precision": "bfloat16"}, at_least=None),
     Pairing(
         "vggish", "vggish", ("feature_type=vggish",), "vggish",
         {"kind": "onnx_audio", "input": "yamnet_patch", "window": 0.975, "hop": 0.96,

@@ -1,7 +1,6 @@
 """Subtitle streams inside a video file, by an ffmpeg child bound like those that decode."""
 
 import re
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import ffmpeg
 from extractors.caption_names import language_distance
 from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
-from extractors.ffmpeg import child, ffmpeg_binary, input_options
+from extractors.ffmpeg import child, ffmpeg_binary, input_options, wait
 from extractors.probe import HEADER_BYTES, PROBE_DEADLINE, Probe
 
 # what ffmpeg decodes to text; all others (dvd_subtitle, hdmv_pgs_subtitle …) are pictures of text
@@ -157,8 +156,8 @@ def _run(
     shared: Sequence[int] = (),
 ) -> int:
     with child(command, log, max_memory_mb=config.max_memory_mb, pass_fds=shared) as process:
-        try:
-            return process.wait(timeout=deadline)
-        except subprocess.TimeoutExpired as err:
+        code = wait(process, deadline)
+        if code is None:
             message = f"{path}: its subtitles were not read in {deadline:.0f} s"
-            raise VideoError(Reason.TIMEOUT, "captions", message) from err
+            raise VideoError(Reason.TIMEOUT, "captions", message)
+        return code

@@ -31,7 +31,7 @@ from extractors.decode_command import (
 from extractors.decode_config import DecodeConfig
 from extractors.decode_verdict import Ended, packet_ends, read_errors, time_reached, verdict
 from extractors.errors import AbortError, Reason, VideoError
-from extractors.ffmpeg import child, nvdec_failure
+from extractors.ffmpeg import child, nvdec_failure, wait
 from extractors.probe import Probe
 from extractors.views import FrameView, SoundView, View
 
@@ -288,11 +288,11 @@ class Patience:
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
         """The child's exit code. Raises VideoError: time-out."""
-        with self._spending(), contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=max(0.0, self.seconds))
-        if process.returncode is None:
+        with self._spending():
+            code = wait(process, self.seconds)
+        if code is None:
             raise self.error()
-        return process.returncode
+        return code
 
     @contextlib.contextmanager
     def _spending(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import resource
+import selectors
 import subprocess
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
@@ -131,6 +132,22 @@ def child(
             yield process
         finally:
             process.kill()
+
+
+def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """The exit code as soon as the child ends; None where it still runs after `seconds`.
+
+    `Popen.wait` with a time-out looks again each 50 ms, longer than many a child takes.
+    """
+    if process.poll() is None:
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(descriptor, selectors.EVENT_READ)
+                selector.select(timeout=max(0.0, seconds))
+        finally:
+            os.close(descriptor)
+    return process.poll()
 
 
 def _limit_memory(pid: int, num_bytes: int) -> None:

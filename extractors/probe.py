@@ -7,7 +7,6 @@ works is better than two.
 import os
 import re
 import stat
-import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import ffmpeg
 
 from extractors.decode_config import DecodeConfig
 from extractors.errors import Reason, VideoError
-from extractors.ffmpeg import child, ffmpeg_binary, input_options
+from extractors.ffmpeg import child, ffmpeg_binary, input_options, wait
 
 PROBE_DEADLINE = 30.0
 HEADER_BYTES = 2**24  # of what ffmpeg prints: the tags of a file can be of any size
@@ -128,11 +127,9 @@ def _read_header(path: str, config: DecodeConfig) -> str:
     command = [ffmpeg_binary(), "-hide_banner", "-nostdin", *arguments[: arguments.index("-i") + 2]]
     with tempfile.TemporaryFile() as log:
         with child(command, log, max_memory_mb=config.max_memory_mb) as process:
-            try:
-                process.wait(timeout=PROBE_DEADLINE)
-            except subprocess.TimeoutExpired as err:
+            if wait(process, PROBE_DEADLINE) is None:
                 message = f"{path}: its header was not read in {PROBE_DEADLINE:.0f} s"
-                raise VideoError(Reason.TIMEOUT, "probe", message) from err
+                raise VideoError(Reason.TIMEOUT, "probe", message)
         log.seek(0)
         return log.read(HEADER_BYTES).decode(errors="replace")
 

@@ -24,7 +24,7 @@ import ffmpeg
 from extractors.decode import Chunk
 from extractors.decode_config import DecodeConfig, ProxyConfig
 from extractors.errors import AbortError, Reason, VideoError
-from extractors.ffmpeg import child, ffmpeg_binary
+from extractors.ffmpeg import child, ffmpeg_binary, wait
 from extractors.views import FrameView, SoundView, View
 
 TO_YUV = "bicubic+accurate_rnd+full_chroma_int+bitexact"  # the size stays: colours alone
@@ -150,11 +150,11 @@ class ProxyWriter:
         return encoder
 
     def _wait(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-        with self._waiting(), contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=max(0.0, self._left))
-        if process.returncode is None:
+        with self._waiting():
+            code = wait(process, self._left)
+        if code is None:
             raise self._too_slow()
-        if process.returncode != 0:
+        if code != 0:
             raise self._broken(log)
 
     @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """Pictures and moving pictures of clips: out of the shards' proxies, else out of the sources."""
 
 import base64
-import contextlib
-import subprocess
 import tarfile
 import tempfile
 import threading
@@ -17,7 +15,7 @@ import pyarrow as pa
 from fsspec.core import split_protocol
 
 from extractors.errors import UsageError
-from extractors.ffmpeg import child, ffmpeg_binary, input_options
+from extractors.ffmpeg import child, ffmpeg_binary, input_options, wait
 from extractors.thumbnails import Thumbnail, extract_thumbnail
 from index.clip_vectors import clip_rows
 from index.hits import Hit
@@ -196,11 +194,8 @@ def cut(path: str, clip: Clip) -> bytes:
             *["-r", "24", "-c:v", "libx264", "-preset", "ultrafast", "-threads", "1"],
             *["-c:a", "aac", "-ac", "1", "-b:a", "64k", "-movflags", "+faststart", str(target)],
         ]
-        with (
-            contextlib.suppress(subprocess.TimeoutExpired),
-            child(command, log, max_memory_mb=CUT_MEMORY_MB) as process,
-        ):
-            if process.wait(timeout=CUT_DEADLINE) == 0:
+        with child(command, log, max_memory_mb=CUT_MEMORY_MB) as process:
+            if wait(process, CUT_DEADLINE) == 0:
                 return target.read_bytes()
     return b""
 
