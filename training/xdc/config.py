@@ -63,7 +63,8 @@ class XdcSamplingConfig(Settings):
     """Processes that read and decode clips for each training process; 0: it does so itself. No
     effect on results."""
     open_proxies: int = Field(default=64, ge=1)
-    """Proxies that each reading process keeps open, some 4 MB each. No effect on results."""
+    """Proxies of which each reading process keeps the table of frames, some 20 kB for a minute of
+    video. No effect on results."""
 
 
 class XdcOptimiserConfig(Settings):

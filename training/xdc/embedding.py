@@ -3,7 +3,7 @@
 Shapes: N videos, B videos of a block, C clips of a block, D columns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +27,7 @@ class Features:
     """What `embed_set` found."""
 
     files: dict[Modality, Path]
-    """(N, D) float32 of each modality."""
+    """(N, D) float32 of each modality that this rank was to write."""
     seen_N: Flags
     """Videos whose picture there is, one clip of it read at least."""
 
@@ -39,13 +39,15 @@ def embed_set(
     clips: int,
     device: torch.device,
     folder: Path,
+    written: Collection[Modality] = MODALITIES,
 ) -> Features:
     """Files of (N, D) float32, the mean over `clips` uniformly spaced clips, of pictures those that
-    could be read; zero where a video lacks the modality. Written by rank 0 as the blocks come, so
-    memory is that of one block.
+    could be read; zero where a video lacks the modality. Written as the blocks come, so memory is
+    that of one block.
 
-    All ranks call it together, each embeds its share of every block. The encoders are in
-    evaluation mode meanwhile, and left as they were.
+    All ranks call it together, each embeds its share of every block and writes all rows of the
+    modalities that it names in `written` to its `folder`. The encoders are in evaluation mode
+    meanwhile, and left as they were.
     """
     size = max(1, model.config.sampling.batch_clips // clips)
     bounds = [*range(0, len(videos), size), len(videos)]
@@ -54,14 +56,13 @@ def embed_set(
     plan = ([clip for video in share for clip in uniform_clips(video, clips)] for share in shares)
     was_training = model.training
     model.eval()
-    files = {modality: folder / f"{modality}.npy" for modality in MODALITIES}
+    files = {modality: folder / f"{modality}.npy" for modality in written}
     with ExitStack() as stack, torch.no_grad():
         stack.callback(model.train, was_training)
         writers: dict[Modality, Callable[[Float32], None]] = {}
-        if distributed.world()[0] == 0:
-            for modality, path in files.items():
-                writing = writing_rows(path, len(videos), model.dim(modality))
-                writers[modality] = stack.enter_context(writing)
+        for modality, path in files.items():
+            writing = writing_rows(path, len(videos), model.dim(modality))
+            writers[modality] = stack.enter_context(writing)
         seen_N = [np.empty(0, np.bool_)]
         for share, batch in zip(shares, loader.read(plan), strict=True):
             has_C = _clips_with(videos, share, batch, clips)
@@ -70,7 +71,7 @@ def embed_set(
             seen_N.append(distributed.gather_rows(seen_B.to(device))[0].cpu().numpy())
             for modality in MODALITIES:
                 whole_BD, _ = distributed.gather_rows(rows[modality])
-                if writers:
+                if modality in writers:
                     writers[modality](whole_BD.cpu().numpy())
     return Features(files, np.concatenate(seen_N))
 

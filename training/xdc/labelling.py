@@ -14,9 +14,10 @@ import torch
 from extractors.errors import AbortError
 from pipeline import storage
 from training import distributed
-from training.xdc.embedding import embed_set
+from training.xdc.config import XdcConfig
+from training.xdc.embedding import Features, embed_set
 from training.xdc.model import XdcModel
-from training.xdc.pseudo_labels import PseudoLabels, cluster_set, plan_labels
+from training.xdc.pseudo_labels import SETS, PseudoLabels, cluster_set, plan_labels
 from training.xdc.reading import ClipLoader
 from training.xdc.supervision import label_sets
 from training.xdc.video_set import VideoSet
@@ -51,26 +52,25 @@ def make_labels(
     folder: Path,
 ) -> dict[str, PseudoLabels]:
     """The pseudo-labels of an iteration by name of the label set. Features lie in `folder`
-    meanwhile. All ranks embed, rank 0 clusters, all get the labels.
+    meanwhile. All ranks embed; rank r clusters the label sets r, r + world size, …, in its own
+    folder; all get all labels, which do not depend on the number of ranks.
 
     Raises AbortError where no video's picture can be read.
     """
     config = model.config
-    features = embed_set(model, videos, loader, config.clustering.clips, device, folder)
+    rank, world_size = distributed.world()
+    names = label_sets(config.method)
+    own = range(rank, len(names), world_size)
+    needed = {modality for number in own for modality in SETS.get(names[number], ())}
+    features = embed_set(model, videos, loader, config.clustering.clips, device, folder, needed)
     if not features.seen_N.any():
         raise AbortError(f"{videos.dataset}: no video's picture can be read; see the warnings")
     videos = replace(videos, seen_N=features.seen_N)
-    found = {}
-    for number, name in enumerate(label_sets(config.method)):
-        made = PseudoLabels(np.empty(len(videos), np.int64), 0)
-        if distributed.world()[0] == 0:
-            seed = (config.seed, iteration, number, 3)
-            made = (
-                plan_labels(videos)
-                if name == "plan"
-                else cluster_set(name, features.files, videos, config.clustering, seed, folder)
-            )
-        found[name] = _shared(made, device)
+    made = {
+        names[number]: _clustered(names[number], features, videos, config, iteration, folder)
+        for number in own
+    }
+    found = {name: _shared(made.get(name), len(videos), device) for name in names}
     wanted = config.clustering.clusters
     fewest = min((made.clusters for name, made in found.items() if name != "plan"), default=wanted)
     if fewest < wanted and iteration == 0 and distributed.world()[0] == 0:
@@ -79,8 +79,20 @@ def make_labels(
     return found
 
 
-def _shared(made: PseudoLabels, device: torch.device) -> PseudoLabels:
-    """Those of rank 0."""
-    numbers = torch.from_numpy(np.append(made.labels_N, made.clusters)).to(device)
-    distributed.copy_from_first([numbers])
-    return PseudoLabels(numbers[:-1].cpu().numpy(), int(numbers[-1]))
+def _clustered(
+    name: str, features: Features, videos: VideoSet, config: XdcConfig, iteration: int, folder: Path
+) -> PseudoLabels:
+    if name == "plan":
+        return plan_labels(videos)
+    number = label_sets(config.method).index(name)
+    seed = (config.seed, iteration, number, 3)
+    return cluster_set(name, features.files, videos, config.clustering, seed, folder)
+
+
+def _shared(made: PseudoLabels | None, count: int, device: torch.device) -> PseudoLabels:
+    """Those of the one rank that has made them."""
+    numbers = torch.zeros(count + 1, dtype=torch.int64)
+    if made is not None:
+        numbers = torch.from_numpy(np.append(made.labels_N, made.clusters))
+    told = distributed.sum_over_ranks(numbers.to(device)).cpu()
+    return PseudoLabels(told[:-1].numpy(), int(told[-1]))

@@ -1,13 +1,15 @@
-"""Reads clips: frames from proxies by decord or from the videos' own files by ffmpeg, sound from
-stored spectrograms.
+"""Reads clips: frames from proxies or from the videos' own files by ffmpeg, sound from stored
+spectrograms.
 
 In reading processes, through torch's DataLoader, which keeps the order of the plan.
 Shapes: B clips, T frames, H x W pixels, M mel bands, R rows of spectrogram.
 """
 
+import io
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from extractors.errors import AbortError, PipelineError, VideoError
-from extractors.proxy_reader import ProxyReader
 from extractors.xdc_config import mel_rows, xdc_view
 from pipeline import storage
 from pipeline.shards import shard_url
 from training.xdc.clips import ClipRef, clip_start, sound_start
 from training.xdc.config import XdcConfig
+from training.xdc.proxy_frames import FrameDecoder, ProxyTable, read_table
 from training.xdc.raw_files import RawFiles
 from training.xdc.video_set import VideoSet
 
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 OPEN_SHARDS = 32
 """Tars that a reading process keeps open."""
+
+NPY_HEADER = 128
+"""Bytes of the header that numpy writes for two axes."""
 
 NAMED = 10
 """Videos whose file could not be read that are named; the others are counted."""
@@ -73,7 +78,8 @@ class ClipReader(Dataset[ClipBatch]):
         self._config = config
         self._rows = mel_rows(config.audio.seconds, videos.mel.hop)
         self._tars: OrderedDict[int, IO[bytes]] = OrderedDict()
-        self._proxies: OrderedDict[int, ProxyReader] = OrderedDict()
+        self._tables: OrderedDict[int, ProxyTable] = OrderedDict()
+        self._decoder = FrameDecoder()
         self._files = RawFiles(xdc_view(config.video), videos.decode)
 
     def __getitems__(self, clips: list[ClipRef]) -> ClipBatch:
@@ -103,7 +109,7 @@ class ClipReader(Dataset[ClipBatch]):
             found = self._files.read(self._videos.uris[clip.video], start, wanted.frames)
         else:
             times = [start + (i + 0.5) / wanted.rate for i in range(wanted.frames)]
-            found = self._proxy(clip.video).read(times)
+            found = self._proxy_frames(clip.video, times)
         return cut_square(found, clip, wanted.short_side, wanted.size)
 
     def spectrogram(self, clip: ClipRef) -> NDArray[np.float16]:
@@ -119,14 +125,12 @@ class ClipReader(Dataset[ClipBatch]):
         duration = float(self._videos.duration_N[clip.video])
         return clip_start(clip.time, duration, self._config.video.seconds)
 
-    def _proxy(self, video: int) -> ProxyReader:
-        def opened() -> ProxyReader:
-            offset, size = map(int, self._videos.proxy_N2[video])
-            file = self._tar(int(self._videos.shard_N[video]))
-            file.seek(offset)
-            return ProxyReader(file.read(size))
-
-        return _kept(self._proxies, video, opened, self._config.sampling.open_proxies)[0]
+    def _proxy_frames(self, video: int, times: Sequence[float]) -> NDArray[np.uint8]:
+        offset, size = map(int, self._videos.proxy_N2[video])
+        file = self._tar(int(self._videos.shard_N[video]))
+        kept = self._config.sampling.open_proxies
+        table, _ = _kept(self._tables, video, lambda: read_table(file, offset, size), kept)
+        return self._decoder.read(file, offset, table, times)
 
     def _tar(self, shard: int) -> IO[bytes]:
         url = shard_url(self._videos.dataset, shard, ".tar")
@@ -172,24 +176,36 @@ def cut_square(
         planes = torch.from_numpy(np.ascontiguousarray(square)).permute(0, 3, 1, 2)
         scaled = nn.functional.interpolate(planes, (size, size), mode="bilinear", antialias=True)
         square = scaled.permute(0, 2, 3, 1).numpy()
-    return square[:, :, ::-1] if clip.flip else square
+    if clip.flip:  # by torch: numpy copies mirrored pixels one by one
+        square = torch.from_numpy(np.ascontiguousarray(square)).flip(2).numpy()
+    return square
 
 
 def read_npy_rows(file: IO[bytes], offset: int, first: int, count: int) -> NDArray[np.float16]:
     """Rows [first, first + count) of the (T, D) float16 array that begins at `offset`, as far as
     they are there. Raises ValueError where something else lies there."""
     file.seek(offset)
+    length, shape = _npy_header(file.read(NPY_HEADER))
+    first = min(max(0, first), shape[0])
+    count = min(count, shape[0] - first)
+    row_bytes = 2 * shape[1]
+    file.seek(offset + length + first * row_bytes)
+    content = file.read(count * row_bytes)
+    return np.frombuffer(content, np.float16).reshape(count, shape[1])
+
+
+@lru_cache(maxsize=4096)
+def _npy_header(head: bytes) -> tuple[int, tuple[int, int]]:
+    """Length of the header that `head` begins with, and the array's shape. numpy parses it as
+    Python code; most of a set's are alike."""
+    file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"spectrogram of .npy version {version}, expected (1, 0)")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     if len(shape) != 2 or fortran or dtype != np.float16:
         raise ValueError(f"spectrogram of {dtype} {shape}, expected float16 (T, D)")
-    first = min(max(0, first), shape[0])
-    count = min(count, shape[0] - first)
-    file.seek(first * shape[1] * dtype.itemsize, 1)
-    content = file.read(count * shape[1] * dtype.itemsize)
-    return np.frombuffer(content, np.float16).reshape(count, shape[1])
+    return file.tell(), (shape[0], shape[1])
 
 
 class ClipLoader:
