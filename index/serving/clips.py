@@ -1,6 +1,7 @@
 """Pictures and moving pictures of clips: out of the shards' proxies, else out of the sources."""
 
 import base64
+import os
 import tarfile
 import tempfile
 import threading
@@ -139,10 +140,9 @@ class ClipMedia:
 
     def _proxy(self, clip: Clip) -> Media | None:
         """Where the proxy lies in its shard; None where none was made or it has no picture."""
-        url = shard_url(self._index.card.dataset, clip.shard, ".tar")
-        path = storage.local_path(url)
+        url, path = tar_of(self._index.card.dataset, clip.shard)
         try:
-            changed = path.stat().st_mtime_ns if path else 0
+            changed = os.stat(path).st_mtime_ns if path else 0
             places = proxies_of(url, changed)
         except FileNotFoundError:
             return None
@@ -162,6 +162,13 @@ class ClipMedia:
             while self._cached > CACHED_BYTES:
                 self._cached -= len(self._cache.popitem(last=False)[1])
         return content
+
+
+@lru_cache(maxsize=2**16)
+def tar_of(dataset: str, shard: int) -> tuple[str, str]:
+    """URL of a shard's tar and its path on this machine, empty where it has none."""
+    url = shard_url(dataset, shard, ".tar")
+    return url, str(storage.local_path(url) or "")
 
 
 @lru_cache(maxsize=1024)
