@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INDEX ?= .demo/index
 
-.PHONY: demo test check test-slow bench-extract bench-train bench-index bench-serve fuzz docs release-check clean install
+.PHONY: demo test check test-slow bench-extract bench-train bench-index bench-serve bench-xdc check-cpu-recipe fuzz docs release-check clean install
 
 install: $(STAMP)
 
@@ -48,12 +48,20 @@ bench-index: $(STAMP)
 bench-serve: $(STAMP)
 	$(BIN)/python benchmarks/serve.py $(INDEX) $(BENCH)
 
+# BENCH="--peer-python PYTHON" for torchvision's reader too (benchmarks/bench_xdc.py)
+bench-xdc: $(STAMP)
+	$(BIN)/python benchmarks/bench_xdc.py $(BENCH)
+
 fuzz: $(STAMP)
 	$(BIN)/python benchmarks/fuzz.py
 
 # The site, in build/site
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# docker/Dockerfile.cpu followed on a bare Debian root, without an engine; as root, with debootstrap
+check-cpu-recipe: $(STAMP)
+	$(BIN)/python docker/check_cpu_recipe.py --work build/recipe $(RECIPE)
 
 # The wheel in an empty environment, outside of the repository: what `pip install` gives
 release-check: $(STAMP)

@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -34,9 +35,14 @@ from pipeline.samples import VideoSample, read_dataset
 
 IMAGES = Path(__file__).parent / "images"
 TERMINALS = {
-    "status": "pipeline status out/dataset",
-    "plan": "pipeline plan --output out/dataset --set extract.extractors.audio.bands=64",
+    "status": ("pipeline status out/dataset",),
+    "plan": ("pipeline plan --output out/dataset --set extract.extractors.audio.bands=64",),
+    "demo": (
+        'pipeline search out/index --text "a rocket lifts off from the launch pad" -k 3',
+        'pipeline search out/index --text "pouring a hot drink into a cup" -k 3',
+    ),
 }
+"""Sessions by the picture's name: commands, one after the other."""
 COLUMNS = 96
 WIDE, HIGH = 1180, 820
 
@@ -55,8 +61,8 @@ def main() -> None:
         Path("out").symlink_to(written)  # so that pictures show no path of this machine
         drawing = tracks_drawing(video_with_words("out/dataset"))
         (IMAGES / "tracks.svg").write_text(drawing, encoding="utf-8")
-        for name, command in TERMINALS.items():
-            (IMAGES / f"{name}.svg").write_text(terminal(command), encoding="utf-8")
+        for name, commands in TERMINALS.items():
+            (IMAGES / f"{name}.svg").write_text(terminal(*commands), encoding="utf-8")
         screenshots()
 
 
@@ -65,13 +71,14 @@ def video_with_words(dataset: str) -> VideoSample:
     return next(sample for sample in read_dataset(dataset) if len(sample.segments) == 2)
 
 
-def terminal(command: str) -> str:
-    """What a command prints, as an SVG that loads no fonts."""
+def terminal(*commands: str) -> str:
+    """What commands print, one after the other, as an SVG that loads no fonts."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
-    console.print(f"[bold]$[/] {command}")
     shown, show.out = show.out, console
     try:
-        typer.main.get_command(app).main(command.split()[1:], standalone_mode=False)
+        for command in commands:
+            console.print(f"[bold]$[/] {command}")
+            typer.main.get_command(app).main(shlex.split(command)[1:], standalone_mode=False)
     finally:
         show.out = shown
     drawn = console.export_svg(title="", unique_id="terminal")

@@ -1,7 +1,7 @@
 """A dataset: dataset.json says what its shards are, manifest.parquet joins what their rows say."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from typing import Any
 
@@ -104,13 +104,14 @@ def read_dataset_config(dataset: str) -> ExtractConfig:
     return ExtractConfig.model_validate(read_dataset_card(dataset)["config"])
 
 
-def read_records(dataset: str) -> list[ShardRecord]:
-    """The records of all published shards, by number.
+def read_records(dataset: str, within: Container[int] | None = None) -> list[ShardRecord]:
+    """The records of all published shards, or of those `within`, by number.
 
     One that is gone since the listing (its shard is being made again) is left out, and so is a
     damaged one, with a warning: without a record there is no shard.
     """
-    found = map_shards(dataset, partial(_find_record, dataset), shard_numbers(dataset))
+    numbers = [n for n in shard_numbers(dataset) if within is None or n in within]
+    found = map_shards(dataset, partial(_find_record, dataset), numbers)
     return [record for record in found if record is not None]
 
 

@@ -11,16 +11,30 @@ from typing import Literal
 import torch
 
 from extractors.caption_tables import build_index
-from extractors.errors import AbortError
+from extractors.errors import AbortError, UsageError
 from extractors.preflight import provide_weights
 from extractors.weights import Weights
 from pipeline import attempts, storage
 from pipeline.config import ExtractConfig
-from pipeline.dataset import check_extractable, read_records, write_dataset_card, write_manifest
+from pipeline.dataset import (
+    check_extractable,
+    read_dataset_card,
+    read_records,
+    write_dataset_card,
+    write_manifest,
+)
 from pipeline.jobs import Job, make_jobs
-from pipeline.plan import PlanUpdate, extend_plan, plan_url, read_plan, write_plan
+from pipeline.plan import (
+    PlannedVideo,
+    PlanUpdate,
+    extend_plan,
+    plan_url,
+    read_plan,
+    write_plan,
+)
 from pipeline.provenance import dataset_fingerprint
 from pipeline.quarantine import read_quarantine
+from pipeline.shard_range import ShardRange
 from pipeline.shards import ShardRecord, broken_shards, shard_url
 from pipeline.sources import read_source
 
@@ -44,6 +58,8 @@ class Todo:
     """Shards that the plan no longer knows."""
     broken: frozenset[int] = frozenset()
     """Numbers of stale shards whose files are gone or cut (`shards.broken_shards`)."""
+    shards: ShardRange | None = None
+    """All of this is of these shards alone: plan, card and manifest are not this run's to write."""
 
     def left(self, records: Iterable[ShardRecord]) -> list[ShardRecord]:
         """Those of a run's records that are of an earlier edition: see `jobs.run_job`."""
@@ -78,13 +94,14 @@ def compare(
     retry: Mapping[int, Sequence[str]] | None = None,
     prune: bool = False,
     drop_failed: bool = False,
+    shards: ShardRange | None = None,
 ) -> Todo:
     """What a run would do; nothing is written. Without a source, the plan is as it is.
 
     `retry` holds keys of failed videos to be tried again, by shard; `prune` drops the videos that
     the source no longer lists, `drop_failed` those that must be opened again and fail
-    now. Raises UsageError for a source without videos, AbortError for a dataset of another
-    version.
+    now; nothing is said of other shards than `shards`. Raises UsageError for a source without
+    videos, AbortError for a dataset of another version.
     """
     language = config.speech.caption_language if config.speech else None
     videos = read_source(source, language) if source is not None else None
@@ -94,7 +111,8 @@ def compare(
         update = PlanUpdate(plan, added=0, unlisted=(), renamed={})
     else:
         update = extend_plan(plan, videos, config, prune=prune)
-    records = {record.number: record for record in read_records(dataset)}
+    wanted = shards or ShardRange(0, None)
+    records = {record.number: record for record in read_records(dataset, wanted)}
     if records and not plan:
         raise AbortError(
             f"{plan_url(dataset)}: missing, while {len(records)} shards are there; restore it from "
@@ -103,7 +121,7 @@ def compare(
     broken = broken_shards(dataset, list(records.values()))
     planned = make_jobs(
         dataset,
-        update.plan,
+        (planned for planned in update.plan if planned.shard in wanted),
         dataset_fingerprint(config),
         read_quarantine(dataset),
         retry,
@@ -119,7 +137,7 @@ def compare(
     stale = {job.number: record for job, record in jobs if record is not None}
     orphans = tuple(records.values())
     todo = tuple(job for job, _ in jobs)
-    return Todo(update, todo, tuple(done), stale, orphans, frozenset(broken))
+    return Todo(update, todo, tuple(done), stale, orphans, frozenset(broken), shards)
 
 
 def plan_extract(
@@ -147,6 +165,46 @@ def plan_extract(
     return todo
 
 
+def plan_range(
+    dataset: str,
+    config: ExtractConfig,
+    shards: ShardRange,
+    *,
+    retry: Mapping[int, Sequence[str]] | None = None,
+    drop_failed: bool = False,
+) -> Todo:
+    """As `compare`, of some shards of the plan as it is; nothing is written.
+
+    Raises UsageError where nothing is planned yet, where the plan was made with other settings, or
+    has none of these shards.
+    """
+    with _aborting_on_os_errors(dataset):
+        check_planned(dataset, config)
+        todo = compare(None, dataset, config, retry=retry, drop_failed=drop_failed, shards=shards)
+    if not todo.jobs and not todo.done:
+        planned = num_shards(todo.update.plan)
+        raise UsageError(f"--shards {shards}: none of these is planned; the plan of {dataset} has "
+                         f"the shards 0:{planned}")  # fmt: skip
+    return todo
+
+
+def check_planned(dataset: str, config: ExtractConfig) -> None:
+    """Raises UsageError where a dataset has no plan yet, or one that was made with settings that
+    give other shards."""
+    check_extractable(dataset)
+    if not storage.exists(plan_url(dataset)):
+        raise UsageError(f"--shards: {dataset} has no plan yet; write it first, once, with "
+                         "`pipeline run extract --plan-only`")  # fmt: skip
+    if read_dataset_card(dataset).get("fingerprint") != dataset_fingerprint(config):
+        raise UsageError(f"--shards: {dataset} was planned with other settings or weights; plan "
+                         "again with these: `pipeline run extract --plan-only`")  # fmt: skip
+
+
+def num_shards(plan: Iterable[PlannedVideo]) -> int:
+    """One more than the highest number of a shard."""
+    return 1 + max((planned.shard for planned in plan), default=-1)
+
+
 def run_extract(
     todo: Todo,
     dataset: str,
@@ -157,7 +215,8 @@ def run_extract(
     num_workers: int,
     on_record: Callable[[ShardRecord], None],
 ) -> list[ShardRecord]:
-    """Runs the jobs and publishes the manifest. Gives the records of the whole dataset.
+    """Runs the jobs and publishes the manifest. Gives the records of the whole dataset; of a range
+    those of its shards, and publishes none.
 
     Weights and the table of captions are made ready first, once, not by every worker. Raises
     AbortError: a worker that died again and again, a full disk, weights that are missing.
@@ -165,17 +224,25 @@ def run_extract(
     made: list[ShardRecord] = []
     with _aborting_on_os_errors(dataset):
         if todo.jobs:
-            provide_weights(config.wanted, config.speech, config.text, on_fetch=_tell_fetch)
-            if config.speech is not None and config.speech.caption_table is not None:
-                build_index(config.speech.caption_table)
+            make_ready(config)
             for record in _run(todo.jobs, config, device, executor, num_workers):
                 made.append(record)
                 on_record(record)
-            attempts.forget(dataset)
+            if todo.shards is None:  # other runs' attempts may be under way
+                attempts.forget(dataset)
         # not from a listing, which may lag behind in a bucket
         records = sorted((*todo.done, *made), key=lambda record: record.number)
-        write_manifest(dataset, records)
+        if todo.shards is None:
+            write_manifest(dataset, records)
     return records
+
+
+def make_ready(config: ExtractConfig) -> None:
+    """What all workers need and one of them should fetch or make: weights, the index of a table of
+    captions. Raises as `run_extract` does."""
+    provide_weights(config.wanted, config.speech, config.text, on_fetch=_tell_fetch)
+    if config.speech is not None and config.speech.caption_table is not None:
+        build_index(config.speech.caption_table)
 
 
 def _tell_fetch(weights: Weights) -> None:

@@ -1,4 +1,5 @@
-"""Jobs for clusters as text: KubeRay's RayJob, and Slurm's sbatch with Ray in one allocation.
+"""Jobs for clusters as text: KubeRay's RayJob, Slurm's sbatch with Ray in one allocation, and its
+array of independent shard ranges without Ray.
 
 What a machine must have follows from what a worker needs; nothing here asks a cluster.
 """
@@ -86,6 +87,20 @@ class SlurmJob:
     """Shell lines that put `pipeline` and `ray` on PATH."""
 
 
+@dataclass(frozen=True)
+class SlurmArray:
+    """What an sbatch script of shard ranges is made from."""
+
+    task: SlurmJob
+    """Its command lacks the range."""
+    plan: Command
+    """Writes the plan."""
+    close: Command
+    """Extracts what is left and publishes the manifest."""
+    tasks: int
+    """At most."""
+
+
 def place_path(option: str, value: str) -> str:
     """The value, where every machine can understand it. Raises UsageError for a relative path."""
     if value.startswith("/") or _URL.fullmatch(value):
@@ -120,6 +135,17 @@ def nodes(worker: Resources, workers: int, count: int, *, cuda: bool) -> Machine
     return _machines(worker, count, each, gpus=gpus)
 
 
+def alone(worker: Resources, workers: int, *, cuda: bool) -> Machines:
+    """One node without Ray, where all processes work on the same GPU. Raises UsageError with CUDA
+    for more workers than share one, and for workers that use none."""
+    if cuda and workers > (share := _workers_a_gpu(worker, 1.0)):
+        raise UsageError(
+            f"--workers {workers}: a task of --array has one GPU, which {share} of these workers "
+            "share; ask for more tasks instead"
+        )
+    return _machines(worker, 1, workers, gpus=int(cuda))
+
+
 def render_rayjob(job: RayJob) -> str:
     """A ConfigMap and the RayJob that uses it, as YAML. Raises UsageError for a bad name."""
     _check_name(job.name)
@@ -127,13 +153,24 @@ def render_rayjob(job: RayJob) -> str:
     return _template("rayjob.yaml").render(job=job, ray_version=ray_version)
 
 
+def render_array(array: SlurmArray) -> str:
+    """A script that submits itself, by sbatch, as tasks and as what closes them. Raises as
+    `render_sbatch` does."""
+    _check_slurm(array.task)
+    return _template("array.sbatch").render(array=array, job=array.task)
+
+
 def render_sbatch(job: SlurmJob) -> str:
     """A script for sbatch. Raises UsageError for a bad name, limit or partition."""
+    _check_slurm(job)
+    return _template("ray.sbatch").render(job=job)
+
+
+def _check_slurm(job: SlurmJob) -> None:
     _check_name(job.name)
     for option, value in (("--time", job.time), ("--partition", job.partition)):
         if value is not None and not re.fullmatch(r"[\w:,.-]+", value):
             raise UsageError(f"{option} {value!r}: letters, digits and :,.-_ only")
-    return _template("ray.sbatch").render(job=job)
 
 
 def _template(name: str) -> Template:

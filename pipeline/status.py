@@ -13,6 +13,7 @@ from pipeline.dataset import read_dataset_card, read_records
 from pipeline.lease import Lease, read_lease
 from pipeline.parquet import read_columns
 from pipeline.plan import plan_url
+from pipeline.shard_range import ranges_at_work
 from pipeline.shards import ShardRecord
 
 RECENT = timedelta(minutes=10)
@@ -54,6 +55,8 @@ class Status:
     """None where nothing was finished lately, or nothing is left to do."""
     lease: Lease | None
     """Of the run that is at work, or was when it died."""
+    ranges: dict[str, Lease]
+    """Of the runs that are at work on ranges of shards, by range."""
 
     @property
     def bottleneck(self) -> str | None:
@@ -61,9 +64,14 @@ class Status:
         found = bottleneck(self.stage_seconds)
         return found[0] if found else None
 
+    @property
+    def running(self) -> bool:
+        """Whether a run is alive."""
+        return bool(self.ranges) or (self.lease is not None and self.lease.valid)
+
     def as_json(self) -> dict[str, Any]:
-        """For programs; `running` says whether the lease is of a run that is alive."""
-        derived = {"bottleneck": self.bottleneck, "running": bool(self.lease and self.lease.valid)}
+        """For programs."""
+        derived = {"bottleneck": self.bottleneck, "running": self.running}
         return asdict(self) | derived
 
 
@@ -95,6 +103,7 @@ def read_status(dataset: str, now: datetime | None = None) -> Status:
         decoded_on={name: int(count) for name, count in decoded_on},
         rate=_rate(records, len(planned) - videos, now),
         lease=read_lease(dataset),
+        ranges={str(shards): lease for shards, lease in ranges_at_work(dataset).items()},
     )
 
 

@@ -23,9 +23,8 @@ class TimeConvolution(nn.Conv1d):
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         """(B, C, T) to (B, C', T / stride, rounded up)."""
-        (stride,), (padding,) = self.stride, self.padding
-        assert isinstance(padding, int)
-        taps = self.kernel_size[0]
+        assert isinstance(self.padding, tuple)
+        (taps,), (stride,), (padding,) = self.kernel_size, self.stride, self.padding
         if taps > 1 and self.in_channels >= WIDE and x_BCT.device.type == "cpu":
             padded_BTC = nn.functional.pad(x_BCT.transpose(1, 2), (0, 0, padding, padding))
             windows_BTCK = padded_BTC.unfold(1, taps, stride)

@@ -90,6 +90,7 @@ def _status_table(found: "Status") -> "Table":
     if found.lease is not None:
         dead = "" if found.lease.valid else " (dead: `pipeline doctor --fix` clears it)"
         rows.append(("run at work", f"{found.lease}{dead}"))
+    rows += [(f"run of shards {name}", str(lease)) for name, lease in found.ranges.items()]
     return show.make_table(found.dataset, ("what", "number"), rows)
 
 

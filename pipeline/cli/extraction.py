@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.extract import Todo
     from pipeline.lease import Holder
     from pipeline.plan import PlanUpdate
+    from pipeline.shard_range import ShardRange
     from pipeline.shards import ShardRecord
 
 
@@ -29,7 +30,8 @@ class Means:
     take_over: bool = False
     """Work although another run's lease says that it is alive."""
     metrics_file: str | None = None
-    """Metrics in Prometheus' text form; by default `metrics.prom` of the dataset."""
+    """Metrics in Prometheus' text form; by default `metrics.prom` of the dataset, or of the range's
+    folder in it."""
 
 
 def failed_by_shard(dataset: str, conditions: Sequence[str]) -> dict[int, list[str]]:
@@ -57,21 +59,78 @@ def run_extract(
 ) -> int:
     """Runs the stage with a bar and a closing table; gives the number of videos that failed or that
     could not be made again. Without a source, the dataset's own plan is worked."""
-    from pipeline import storage
     from pipeline.extract import plan_extract
-    from pipeline.lease import holding
+    from pipeline.shard_range import holding_whole
 
     refuse_foreign(output, "dataset.json")
     chosen = options.choose_device(means.device)
     options.check_executor(means.executor)
-    with holding(output, take_over=means.take_over) as holder:
-        for folder in (output, storage.join(output, "shards"), storage.join(output, "attempts")):
-            storage.sweep(folder)
+    with holding_whole(output, take_over=means.take_over) as holder:
+        _sweep(output)
         todo = plan_extract(
             source, output, settings, retry=retry, prune=prune, drop_failed=drop_failed
         )
         show_update(todo.update, pruned=prune)
         meter = _work(todo, output, settings, means, chosen, holder)
+    return _tell_end(todo, output, meter)
+
+
+def run_range(
+    output: str,
+    settings: "ExtractConfig",
+    means: Means,
+    shards: "ShardRange",
+    *,
+    retry: Mapping[int, Sequence[str]] | None = None,
+    drop_failed: bool = False,
+) -> int:
+    """As `run_extract` of some shards of the dataset's plan, beside runs of other ranges; writes
+    nothing but these shards."""
+    from pipeline.extract import check_planned, plan_range
+    from pipeline.shard_range import holding_range
+
+    refuse_foreign(output, "dataset.json")
+    chosen = options.choose_device(means.device)
+    options.check_executor(means.executor)
+    check_planned(output, settings)  # before the lease, which would make the dataset's folder
+    with holding_range(output, shards, take_over=means.take_over) as holder:
+        _sweep(output)
+        todo = plan_range(output, settings, shards, retry=retry, drop_failed=drop_failed)
+        meter = _work(todo, output, settings, means, chosen, holder)
+    return _tell_end(todo, output, meter)
+
+
+def run_plan(
+    source: str, output: str, settings: "ExtractConfig", means: Means, *, prune: bool = False
+) -> int:
+    """Writes plan and card, makes ready what every run needs, makes no shard; gives the number of
+    planned shards."""
+    from pipeline.extract import make_ready, num_shards, plan_extract
+    from pipeline.shard_range import holding_whole
+
+    refuse_foreign(output, "dataset.json")
+    with holding_whole(output, take_over=means.take_over):
+        _sweep(output)
+        todo = plan_extract(source, output, settings, prune=prune)
+        show_update(todo.update, pruned=prune)
+        if todo.jobs:
+            make_ready(settings)
+    planned = num_shards(todo.update.plan)
+    show.note(
+        f"{output}: {show.count(planned, 'shard')} planned, {len(todo.jobs)} of them to be made"
+    )
+    return planned
+
+
+def _sweep(output: str) -> None:
+    from pipeline import storage
+
+    for folder in (output, storage.join(output, "shards"), storage.join(output, "attempts")):
+        storage.sweep(folder)
+
+
+def _tell_end(todo: "Todo", output: str, meter: "_Meter") -> int:
+    """The closing table and notes; gives what `run_extract` does."""
     _print_extracted(output, meter)
     failures = sum(record.count - record.successes for record in meter.all_records)
     if failures:
@@ -99,12 +158,14 @@ def _work(
 ) -> "_Meter":
     from pipeline import extract, storage
     from pipeline.metrics import MetricsFile
+    from pipeline.shard_range import range_url
 
     done = sum(record.count for record in todo.done)
     if todo.done:
         show.note(f"{output}: {len(todo.done)} shards ({done} videos) are up to date and kept")
+    folder = output if todo.shards is None else range_url(output, todo.shards)
     metrics = MetricsFile(
-        means.metrics_file or storage.join(output, "metrics.prom"), len(todo.jobs)
+        means.metrics_file or storage.join(folder, "metrics.prom"), len(todo.jobs)
     )
     with show.progress("extract", done + todo.num_videos, "videos") as bar:
         bar.advance(done, "")

@@ -1,5 +1,6 @@
 """`pipeline render rayjob|sbatch`."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,7 +65,7 @@ def rayjob(
 
     places = {"--input": source, "--dataset": dataset, "--model": model, "--output": output}
     settings = options.load_config(preset, config, sets)
-    arguments = _arguments(stage, places, workers, device)
+    arguments = _places(stage, places) + _means("ray", workers, device)
     # a new attempt has a new cluster, and the lease of the one before may still look alive
     arguments += ("--take-over",)
     arguments += _settings(preset, MOUNTED_CONFIG if config else None, sets)
@@ -98,6 +99,14 @@ def sbatch(
     name: Name = None,
     time: Annotated[str, typer.Option(help="Limit, as Slurm writes it.")] = "24:00:00",
     partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
+    array: Annotated[
+        int | None,
+        typer.Option(
+            help="Of extract: at most so many tasks, each with --workers on a range of shards, "
+            "without Ray.",
+            min=1,
+        ),
+    ] = None,
     setup: Annotated[
         list[str] | None,
         typer.Option(help="Shell line that puts `pipeline` on PATH. May be repeated."),
@@ -107,35 +116,51 @@ def sbatch(
     sets: options.Sets = None,
     debug: options.Debug = False,
 ) -> None:
-    """An sbatch script that runs a stage on a Ray cluster of its own allocation."""
-    from pipeline.render import Command, SlurmJob, nodes, render_sbatch
+    """An sbatch script that runs a stage on a Ray cluster of its own allocation; with --array one
+    whose tasks extract ranges of shards, each on its own."""
+    from pipeline.render import (
+        Command,
+        SlurmArray,
+        SlurmJob,
+        alone,
+        nodes,
+        render_array,
+        render_sbatch,
+    )
 
+    if array is not None and (stage != "extract" or num_nodes > 1):
+        raise UsageError("--array: is of extract alone, and each task has one node")
     places = {"--input": source, "--dataset": dataset, "--model": model, "--output": output}
     settings = options.load_config(preset, config, sets)
-    arguments = _arguments(stage, places, workers, device)
-    arguments += _settings(preset, str(config.resolve()) if config else None, sets)
-    needs = _needs(stage, settings, worker_memory_mb)
+    where = _places(stage, places)
+    rest = _means("ray" if array is None else "local", workers, device)
+    chosen = _settings(preset, str(config.resolve()) if config else None, sets)
+    needs, cuda = _needs(stage, settings, worker_memory_mb), device == "cuda"
     job = SlurmJob(
         name=name or f"pipeline-{stage}",
-        command=Command(stage, arguments),
-        machines=nodes(needs, workers, num_nodes, cuda=device == "cuda"),
+        command=Command(stage, where + rest + chosen),
+        machines=nodes(needs, workers, num_nodes, cuda=cuda)
+        if array is None
+        else alone(needs, workers, cuda=cuda),
         time=time,
         partition=partition,
         setup=tuple(setup or ()),
     )
-    typer.echo(render_sbatch(job), nl=False)
+    if array is None:
+        typer.echo(render_sbatch(job), nl=False)
+        return
+    output_only = Command(stage, where[2:] + rest + chosen)  # the plan says which videos
+    plan = Command(stage, (*where, *chosen, "--plan-only"))
+    made = SlurmArray(replace(job, command=output_only), plan, close=job.command, tasks=array)
+    typer.echo(render_array(made), nl=False)
 
 
-def _arguments(
-    stage: str, places: dict[str, str | None], workers: int, device: str
-) -> tuple[str, ...]:
-    """Where a stage reads and writes, and with what. Raises UsageError."""
+def _places(stage: str, places: dict[str, str | None]) -> tuple[str, ...]:
+    """Where a stage reads and writes. Raises UsageError."""
     from pipeline.render import place_path
 
     if stage not in NEEDED:
         raise UsageError(f"{stage}: no such stage; allowed are {', '.join(NEEDED)}")
-    if device not in ("cuda", "cpu"):
-        raise UsageError(f"--device {device}: allowed are cuda and cpu")
     given = tuple(option for option, value in places.items() if value is not None)
     if set(given) != set(NEEDED[stage]):
         raise UsageError(
@@ -144,7 +169,14 @@ def _arguments(
     found: list[str] = []
     for option in NEEDED[stage]:
         found += (option, place_path(option, places[option] or ""))
-    return (*found, "--executor", "ray", "--workers", str(workers), "--device", device)
+    return tuple(found)
+
+
+def _means(executor: str, workers: int, device: str) -> tuple[str, ...]:
+    """What a stage works with. Raises UsageError."""
+    if device not in ("cuda", "cpu"):
+        raise UsageError(f"--device {device}: allowed are cuda and cpu")
+    return ("--executor", executor, "--workers", str(workers), "--device", device)
 
 
 def _settings(preset: str, config: str | None, sets: list[str] | None) -> tuple[str, ...]:

@@ -7,10 +7,18 @@ import typer
 
 from extractors.errors import UsageError
 from pipeline.cli import options, show
-from pipeline.cli.extraction import Means, failed_by_shard, refuse_foreign, run_extract
+from pipeline.cli.extraction import (
+    Means,
+    failed_by_shard,
+    refuse_foreign,
+    run_extract,
+    run_plan,
+    run_range,
+)
 
 if TYPE_CHECKING:
     from pipeline.cli.config import PipelineConfig
+    from pipeline.shard_range import ShardRange
     from training.config import TrainConfig
     from training.loop import TrainProgress
     from training.run_local import Train
@@ -28,8 +36,31 @@ FAILED_VIDEOS = 3
 
 @app.command()
 def extract(
-    source: Input,
     output: Output,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="Folder, glob, csv, parquet or file; local or a URL. Needed but with --shards.",
+        ),
+    ] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A:B",
+            help="Only the shards from number A up to but not including B of the plan as it is; "
+            "either may be left out. Such runs may be at work side by side; a run without --shards "
+            "closes the dataset.",
+        ),
+    ] = None,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only",
+            help="Write the plan, which --shards needs, and fetch weights, but make no shard; "
+            "print how many there are to be.",
+        ),
+    ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try all failed videos again.")
     ] = False,
@@ -47,19 +78,43 @@ def extract(
 ) -> None:
     """Raw videos to shards of features and transcripts. Run again, it makes only what is missing or
     no longer true (`pipeline plan` says what that is)."""
+    chosen = _check_ranges(source, shards, whole=plan_only or prune)
+    if plan_only and (retry_failed or drop_failed):
+        raise UsageError("--plan-only: makes no shard; leave out --retry-failed, --drop-failed")
     settings = options.load_config(preset, config, sets).extract
-    retry = failed_by_shard(output, []) if retry_failed else {}
     means = Means(executor, workers, device, take_over, metrics_file)
-    failures = run_extract(
-        source,
-        output,
-        settings,
-        means,
-        retry=retry,
-        prune=prune,
-        drop_failed=drop_failed,
-    )
+    if source is not None and plan_only:
+        typer.echo(run_plan(source, output, settings, means, prune=prune))
+        return
+    retry = failed_by_shard(output, []) if retry_failed else {}
+    if chosen is not None:
+        failures = run_range(output, settings, means, chosen, retry=retry, drop_failed=drop_failed)
+    else:
+        failures = run_extract(
+            source,
+            output,
+            settings,
+            means,
+            retry=retry,
+            prune=prune,
+            drop_failed=drop_failed,
+        )
     raise typer.Exit(FAILED_VIDEOS if failures else 0)
+
+
+def _check_ranges(source: str | None, shards: str | None, *, whole: bool) -> "ShardRange | None":
+    """What --shards says. Raises UsageError for options that do not go together."""
+    if shards is None:
+        if source is None:
+            raise UsageError("--input: which videos? It is needed but with --shards")
+        return None
+    if source is not None or whole:
+        raise UsageError(
+            f"--shards {shards}: works the plan as it is; leave out --input, --plan-only, --prune"
+        )
+    from pipeline.shard_range import parse_range
+
+    return parse_range(shards)
 
 
 @app.command()

@@ -20,6 +20,10 @@ RENDERED = {
         "sbatch", "extract", "--input", "/shared/videos", "--output", "/shared/data",
         "--nodes", "2", "--workers", "8", *SETUP,
     ),
+    "extract-array.sbatch": (
+        "sbatch", "extract", "--input", "/shared/videos", "--output", "/shared/data",
+        "--array", "100", "--workers", "1", *SETUP,
+    ),
     "train.sbatch": (
         "sbatch", "train", "--dataset", "/shared/data", "--output", "/shared/run",
         "--nodes", "2", "--workers", "4", *SETUP,

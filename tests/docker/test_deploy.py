@@ -15,8 +15,11 @@ import ray.scripts.scripts
 import yaml
 from torch.distributed.run import get_args_parser
 
+from pipeline.verify import verify_dataset
+
 DEPLOY = Path(__file__).parents[2] / "docker" / "deploy"
 SCRIPTS = ("extract.sbatch", "train.sbatch", "index.sbatch")
+ARRAY = "extract-array.sbatch"
 
 SLURM = {
     # one host a line; `requeue` is only written down
@@ -44,10 +47,27 @@ SLURM = {
     # as `pipeline` ends: 1 when told to stop
     "pipeline": """
         trap 'echo "pipeline TERM" >> "$CALLS"; exit 1' TERM
+        case "$*" in *--plan-only*) echo 250; exit "$ENDS" ;; esac
         [ "$ENDS" = never ] || exit "$ENDS"
         for _ in $(seq 300); do sleep 0.1; done
     """,
     "torchrun": "true",
+    # tasks of an array one after the other, in order of submission; a job's number a call
+    "sbatch": """
+        array=none
+        while [ "${1#--}" != "$1" ]; do
+            case $1 in --array=0-*) array=${1#--array=0-} ;; esac
+            shift
+        done
+        if [ "$array" = none ]; then
+            SLURM_JOB_ID=900 bash "$1" || true
+        else
+            for task in $(seq 0 "$array"); do
+                SLURM_JOB_ID=$((700 + task)) SLURM_ARRAY_TASK_ID=$task bash "$1" || true
+            done
+        fi >&2
+        echo "$((800 + $(grep -c ^sbatch "$CALLS")));cluster"
+    """,
 }
 
 
@@ -110,14 +130,14 @@ def start(tmp_path: Path, calls: Calls) -> Iterator[Callable[..., subprocess.Pop
 
 
 def test_shellcheck_has_nothing_to_say(tmp_path: Path) -> None:
-    scripts = [*(DEPLOY / name for name in SCRIPTS), DEPLOY / "torchrun.sh"]
+    scripts = [*(DEPLOY / name for name in (*SCRIPTS, ARRAY)), DEPLOY / "torchrun.sh"]
     for manifest in DEPLOY.glob("rayjob-*.yaml"):
         script = tmp_path / f"{manifest.stem}.sh"
         script.write_text(next(yaml.safe_load_all(manifest.read_text()))["data"]["run.sh"])
         scripts.append(script)
     shellcheck = Path(sys.executable).parent / "shellcheck"
     result = subprocess.run([shellcheck, *scripts], capture_output=True, text=True, check=False)
-    assert len(scripts) == 7
+    assert len(scripts) == 8
     assert result.returncode == 0, result.stdout
 
 
@@ -187,6 +207,94 @@ def test_a_job_that_is_told_to_stop(
     assert process.wait(timeout=30) == 1
     assert calls.starting("pipeline TERM") == ["pipeline TERM"]
     assert calls.starting("scontrol requeue") == ["scontrol requeue 123456"] * requeued
+
+
+def ranges(calls: Calls) -> list[str]:
+    """What --shards was given, in order."""
+    lines = [shlex.split(line) for line in calls.starting("pipeline run extract")]
+    return [words[words.index("--shards") + 1] for words in lines if "--shards" in words]
+
+
+def test_an_array_covers_the_plan_and_is_closed(
+    start: Callable[..., subprocess.Popen[str]], calls: Calls
+) -> None:
+    """250 shards on at most 100 tasks: three each, and a last one with one."""
+    process = start(ARRAY)
+    assert process.wait(timeout=60) == 0, process.communicate()[1]
+    tasks, close = calls.starting("sbatch")
+    assert "--array=0-83" in tasks
+    assert "--dependency=afterany:801 " in close
+    plan, *extractions = calls.starting("pipeline run extract")
+    assert plan.endswith("--plan-only")
+    assert ranges(calls) == [f"{first}:{first + 3}" for first in range(0, 250, 3)]
+    assert all("--input" not in line for line in extractions[:-1])
+    assert all("--executor local" in line for line in extractions)
+    assert not any(line.endswith("--take-over") for line in extractions[:-1])
+    assert extractions[-1].endswith("--take-over")
+    assert "--input /shared/videos" in extractions[-1]
+    assert "--shards" not in extractions[-1]
+
+
+def test_an_array_is_not_submitted_without_a_plan(
+    start: Callable[..., subprocess.Popen[str]], calls: Calls
+) -> None:
+    assert start(ARRAY, ends="2").wait(timeout=60) == 2
+    assert calls.starting("sbatch") == []
+
+
+TASK = {"PIPELINE_STEP": "extract", "PIPELINE_SHARDS": "3", "SLURM_ARRAY_TASK_ID": "2"}
+
+
+def test_a_task_that_slurm_starts_again_takes_over_its_range(
+    start: Callable[..., subprocess.Popen[str]], calls: Calls
+) -> None:
+    assert start(ARRAY, ends="3", SLURM_RESTART_COUNT="1", **TASK).wait(timeout=60) == 3
+    (line,) = calls.starting("pipeline run extract")
+    assert line.endswith("--shards 6:9 --take-over")
+
+
+def test_a_task_that_is_out_of_time_is_queued_again(
+    start: Callable[..., subprocess.Popen[str]], calls: Calls
+) -> None:
+    process = start(ARRAY, ends="never", **TASK)
+    calls.wait_for("pipeline run")
+    time.sleep(0.3)  # the traps are set right after the driver is started
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=30) == 1
+    assert calls.starting("scontrol requeue") == ["scontrol requeue 123456"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_array_makes_a_dataset(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """The real `pipeline`, tasks one after the other."""
+    videos = Path(__file__).parents[2] / "pipeline" / "demo_corpus" / "videos"
+    places = ["--input", f"{videos}/c*_01.mp4", "--output", str(tmp_path / "data")]
+    means = ["--array", "3", "--device", "cpu", "--set", "extract.videos_per_shard=1"]
+    parts = ("speech", "text", "extractors.visual_2d", "extractors.visual_3d")
+    less = [word for part in parts for word in ("--set", f"extract.{part}=null")]
+    command = [sys.executable, "-m", "pipeline", "render", "sbatch", "extract"]
+    script = subprocess.run(
+        [*command, *places, *means, *less], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    assert start("torchrun.sh").wait(timeout=30) == 0  # the programs are in place
+    (tmp_path / "bin" / "pipeline").unlink()
+    path = tmp_path / "array.sbatch"
+    path.write_text(script)
+    bin_folder = Path(sys.executable).parent
+    environment = os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{bin_folder}:{os.environ['PATH']}",
+        "CALLS": str(tmp_path / "calls"),
+    }
+    done = subprocess.run(
+        ["bash", str(path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 shards, 1 a task: array 801, closed by job 802")
+    assert "3 shards (3 videos) are up to date and kept" in done.stderr  # nothing left to close
+    assert verify_dataset(str(tmp_path / "data")) == []
 
 
 def test_torchrun(start: Callable[..., subprocess.Popen[str]], calls: Calls) -> None:

@@ -1,5 +1,6 @@
 """Pictures are small, shown, load nothing, and can be made again from a run."""
 
+import re
 import shlex
 import shutil
 import xml.etree.ElementTree
@@ -59,10 +60,14 @@ def test_terminals_show_what_commands_print(
 ) -> None:
     """On another dataset than the docs' own; the commands are those of the docs."""
     shutil.copytree(real.dataset, tmp_path / "out" / "dataset")
+    for name in ("run", "index"):
+        shutil.copytree(Path(real.index).parent / name, tmp_path / "out" / name)
     monkeypatch.chdir(tmp_path)
-    printed = {name: check_drawing(terminal(command)) for name, command in TERMINALS.items()}
+    printed = {name: check_drawing(terminal(*commands)) for name, commands in TERMINALS.items()}
     assert "6 of 6" in printed["status"]
     assert "audio: bands changed from 40 to 64" in printed["plan"]
-    for name, command in TERMINALS.items():
+    hits = re.findall(r"│(red|green|blue|white|quiet) *│", printed["demo"])
+    assert len(hits) == 6  # three of each search
+    for name, command in [(n, one) for n, commands in TERMINALS.items() for one in commands]:
         pages.understand(shlex.split(command)[1:])
         assert f"$ {command}" in printed[name]

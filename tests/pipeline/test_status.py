@@ -68,6 +68,7 @@ def test_what_is_done_and_how_fast(dataset: str) -> None:
     assert status.rate.seconds_left == 480.0
     assert status.rate.video_seconds_per_second == pytest.approx(20 / 480, abs=1e-3)
     assert status.lease is None
+    assert not status.running
 
 
 def test_nothing_lately_is_no_rate(dataset: str) -> None:

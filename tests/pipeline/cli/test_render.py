@@ -1,5 +1,6 @@
 """What `pipeline render` prints: the files of docker/deploy/, whose commands exist."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def rayjob(*arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def command_of(script: str) -> list[str]:
     """The arguments of `pipeline run` in a script."""
-    start = script.index("pipeline run ")
+    start = script.rindex("pipeline run ")  # of an array the job that closes it
     logical = script[start:].replace("\\\n", " ").splitlines()[0]
     return [part for part in shlex.split(logical)[2:] if part not in ("&", "${again[@]}")]
 
@@ -56,8 +57,29 @@ def test_their_commands_exist(name: str) -> None:
     text = (DEPLOY / name).read_text()
     script = next(yaml.safe_load_all(text))["data"]["run.sh"] if "yaml" in name else text
     params = parsed(command_of(script))
-    assert (params["executor"], params["device"], params["preset"]) == ("ray", "cuda", "embedded")
+    executor = "local" if "--array" in RENDERED[name] else "ray"
+    assert (params["executor"], params["device"], params["preset"]) == (
+        executor,
+        "cuda",
+        "embedded",
+    )
     assert params["workers"] == int(RENDERED[name][RENDERED[name].index("--workers") + 1])
+
+
+def test_every_command_of_an_array_exists() -> None:
+    script = rendered("sbatch", "extract", *PLACES, "--array", "7", "--device", "cpu",
+                      "--workers", "3", "--set", "extract.threads=2")  # fmt: skip
+    assert "#SBATCH --gres" not in script
+    assert "#SBATCH --cpus-per-task=7" in script  # two threads a worker, one beside
+    logical = script.replace("\\\n", " ").replace('"${again[@]}"', "")
+    found = re.findall(r"pipeline run (extract .*)", logical)
+    plan, task, close = (parsed(shlex.split(line.rstrip("& "))) for line in found)
+    assert plan["plan_only"]
+    assert all(params["sets"] == ["extract.threads=2"] for params in (plan, task, close))
+    assert [params["source"] for params in (plan, task, close)] == [PLACES[1], None, PLACES[1]]
+    assert {params["output"] for params in (plan, task, close)} == {PLACES[3]}
+    assert (task["workers"], close["workers"], close["shards"]) == (3, 3, None)
+    assert task["shards"] == "$first:$((first + PIPELINE_SHARDS))"
 
 
 def test_a_configuration_goes_along(tmp_path: Path) -> None:
@@ -125,6 +147,12 @@ def test_the_head_does_no_work_and_a_failed_job_is_tried_again() -> None:
         (("extract", *PLACES, "--name", "A b"), "--name A b: lower-case letters"),
         (("extract", *PLACES, "--set", "extract.thread=1"), "thread"),
         (("extract", *PLACES, "--nodes", "2"), "--nodes 2: more than the 1 workers"),
+        (
+            ("extract", *PLACES, "--array", "9", "--nodes", "2", "--workers", "2"),
+            "each task has one",
+        ),
+        (("train", "--dataset", "/d", "--output", "/r", "--array", "9"), "--array: is of extract"),
+        (("extract", *PLACES, "--array", "9", "--workers", "2"), "--workers 2: a task of --array"),
         (("extract", *PLACES, "--time", "1:00\nx"), "--time '1:00.nx': letters"),
     ],
 )
