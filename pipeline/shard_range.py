@@ -25,7 +25,8 @@ class ShardRange:
     end: int | None
     """None: to the plan's end."""
 
-    def __contains__(self, number: int) -> bool:
+    def __contains__(self, number: object) -> bool:
+        assert isinstance(number, int)
         return self.first <= number and (self.end is None or number < self.end)
 
     def __str__(self) -> str:

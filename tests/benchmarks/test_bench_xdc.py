@@ -73,6 +73,7 @@ def test_seconds_of_iterations_are_read_from_the_log(training: ModuleType) -> No
     ]
 
 
+@pytest.mark.slow
 def test_an_unknown_part_is_refused() -> None:
     done = subprocess.run(
         [sys.executable, SCRIPT, "--parts", "speed"], capture_output=True, text=True, check=False

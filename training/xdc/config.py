@@ -62,9 +62,14 @@ class XdcSamplingConfig(Settings):
     loader_workers: int = Field(default=1, ge=0, le=64)
     """Processes that read and decode clips for each training process; 0: it does so itself. No
     effect on results."""
+    proxy_reader: Literal["packets", "decord"] = "packets"
+    """What gives a clip's frames out of a proxy, the same bits. packets: its bytes from key
+    frame to last frame alone, through one libavcodec decoder for all proxies. decord:
+    opens each proxy whole, some five times the CPU time; also for proxies that were coded
+    elsewhere, with B-frames. No effect on results."""
     open_proxies: int = Field(default=64, ge=1)
-    """Proxies of which each reading process keeps the table of frames, some 20 kB for a minute of
-    video. No effect on results."""
+    """Proxies that each reading process keeps: their tables of frames, some 20 kB for a minute of
+    video; with decord, opened ones. No effect on results."""
 
 
 class XdcOptimiserConfig(Settings):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from extractors.errors import AbortError, PipelineError, VideoError
+from extractors.proxy_reader import ProxyReader
 from extractors.xdc_config import mel_rows, xdc_view
 from pipeline import storage
 from pipeline.shards import shard_url
@@ -79,6 +80,7 @@ class ClipReader(Dataset[ClipBatch]):
         self._rows = mel_rows(config.audio.seconds, videos.mel.hop)
         self._tars: OrderedDict[int, IO[bytes]] = OrderedDict()
         self._tables: OrderedDict[int, ProxyTable] = OrderedDict()
+        self._opened: OrderedDict[int, ProxyReader] = OrderedDict()
         self._decoder = FrameDecoder()
         self._files = RawFiles(xdc_view(config.video), videos.decode)
 
@@ -128,7 +130,15 @@ class ClipReader(Dataset[ClipBatch]):
     def _proxy_frames(self, video: int, times: Sequence[float]) -> NDArray[np.uint8]:
         offset, size = map(int, self._videos.proxy_N2[video])
         file = self._tar(int(self._videos.shard_N[video]))
-        kept = self._config.sampling.open_proxies
+        sampling = self._config.sampling
+        kept = sampling.open_proxies
+        if sampling.proxy_reader == "decord":
+
+            def opened() -> ProxyReader:
+                file.seek(offset)
+                return ProxyReader(file.read(size))
+
+            return _kept(self._opened, video, opened, kept)[0].read(times)
         table, _ = _kept(self._tables, video, lambda: read_table(file, offset, size), kept)
         return self._decoder.read(file, offset, table, times)
 

@@ -29,10 +29,13 @@ def samples(dataset: str):
 
 
 @pytest.mark.parametrize("time", [0.0, 0.3, 0.77, 1.0])
-def test_frames_are_the_proxys_from_the_clips_start_on(videos, make_config, samples, time) -> None:
+@pytest.mark.parametrize("by", ["packets", "decord"])
+def test_frames_are_the_proxys_from_the_clips_start_on(
+    videos, make_config, samples, time, by
+) -> None:
     """4 frames at 12 a second of 2.4 s: the first can begin from frame 0 to frame 24.8."""
     clip = ClipRef(2, time)
-    found = ClipReader(videos, make_config()).frames(clip)
+    found = ClipReader(videos, make_config(sampling__proxy_reader=by)).frames(clip)
     reader = ProxyReader(samples["clip02"].proxy)
     start = time * (videos.duration_N[2] - 4 / 12)
     first = int(start * 12 + 0.5)
@@ -109,11 +112,12 @@ def test_a_sound_that_is_too_short_ends_in_silence(videos: VideoSet, make_config
     assert not bool(batch.mel_BMR[0, :, 125:].any())
 
 
-def test_few_proxies_stay_open(videos: VideoSet, make_config) -> None:
-    reader = ClipReader(videos, make_config(sampling__open_proxies=2))
+@pytest.mark.parametrize(("by", "kept"), [("packets", "_tables"), ("decord", "_opened")])
+def test_few_proxies_are_kept(videos: VideoSet, make_config, by: str, kept: str) -> None:
+    reader = ClipReader(videos, make_config(sampling__open_proxies=2, sampling__proxy_reader=by))
     for video in (0, 1, 2, 1, 0):
         reader.frames(ClipRef(video))
-    assert list(reader._proxies) == [1, 0]
+    assert list(getattr(reader, kept)) == [1, 0]
 
 
 def test_processes_read_what_this_one_reads(videos: VideoSet, make_config) -> None:
