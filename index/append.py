@@ -103,6 +103,7 @@ def append_records(
         kept_ids=opened.ids,
         new_blocks=new,
         began=began,
+        search_parameters=card.search_parameters,
     )
     if not sum(block.count for block in built.blocks if not block.masked):
         raise AbortError(f"{url}: no clip of {card.dataset} has a target modality any longer")

@@ -5,7 +5,7 @@ N vectors, D dimension, Q queries.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -166,6 +166,8 @@ class BuiltIndex:
     """The blocks whose rows follow them."""
     began: float
     """time.perf_counter() at the start."""
+    search_parameters: Mapping[str, int] | None = None
+    """Of an index that has grown, those that it had."""
 
     @property
     def live(self) -> NDArray[np.bool_] | None:
@@ -270,7 +272,7 @@ def _measured(output: str, config: IndexConfig, built: BuiltIndex) -> Measured:
     """Figures on held-out queries from the vectors that may be found."""
     truth = new_truth if built.kept_ids is None else extended_truth
     held_out = truth(output, config, built.blocks)
-    measured = measure(built.index, held_out, config, built.live)
+    measured = measure(built.index, held_out, config, built.live, known=built.search_parameters)
     if missed := headline(measured.recall, config.recall_target):
         logger.warning("%s: %s", output, missed)
     return measured

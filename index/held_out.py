@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.config import IndexConfig, Metric
+from index.construct import has_graph
 from index.search_parameters import apply_parameters, search_allowed, tunable_values
 from index.vectors import faiss_metric, prepared
 
@@ -106,16 +107,25 @@ def exact_search(
 
 
 def measure(
-    index: faiss.Index, held_out: HeldOut, config: IndexConfig, allowed_N: Mask = None
+    index: faiss.Index,
+    held_out: HeldOut,
+    config: IndexConfig,
+    allowed_N: Mask = None,
+    *,
+    known: Mapping[str, int] | None = None,
 ) -> Measured:
     """Tunes the search to the recall target, sets it on `index`, and measures it.
 
-    The setting is the fastest that reaches `config.recall_target` with a `MARGIN`; where a query
+    A `known` setting, of the index before it grew, is kept where it still reaches the target. Else
+    the setting is the fastest that reaches `config.recall_target` with a `MARGIN`; where a query
     would then take longer than `config.search_ms_budget`, the most thorough that does not; always
     one of them.
     """
-    parameters = tune(index, held_out, config, allowed_N)
+    parameters = dict(known or {})
     apply_parameters(index, parameters)
+    if not parameters or _recall(index, held_out, TUNED_RANK, allowed_N) < config.recall_target:
+        parameters = tune(index, held_out, config, allowed_N)
+        apply_parameters(index, parameters)
     single = _single_ms(index, held_out.queries_QD, allowed_N)
     return Measured(
         search_parameters=parameters,
@@ -166,7 +176,10 @@ def _recall(index: faiss.Index, held_out: HeldOut, k: int, allowed_N: Mask) -> f
 def _recalls(index: faiss.Index, held_out: HeldOut, allowed_N: Mask) -> dict[str, float]:
     known = held_out.nearest_QK.shape[1]
     ranks = [k for k in RANKS if k <= known]
-    return {f"recall@{k}": _recall(index, held_out, k, allowed_N) for k in ranks}
+    if has_graph(index):  # which looks the harder the more it is asked for
+        return {f"recall@{k}": _recall(index, held_out, k, allowed_N) for k in ranks}
+    _, found_QK = search_allowed(index, held_out.queries_QD, max(ranks, default=1), allowed_N)
+    return {f"recall@{k}": recall_at(found_QK[:, :k], held_out.nearest_QK[:, :k]) for k in ranks}
 
 
 def _single_ms(index: faiss.Index, queries_QD: NDArray[np.float32], allowed_N: Mask) -> list[float]:

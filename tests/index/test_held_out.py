@@ -89,3 +89,24 @@ def test_looking_harder_ends_where_the_codes_have_nothing_more_to_give() -> None
     index = index_of("IVF64,PQ2x4")
     chosen = tune(index, held_out(), IndexConfig(recall_target=1.0, search_ms_budget=1e9))
     assert chosen["nprobe"] < 64
+
+
+def test_a_known_setting_is_kept_while_it_reaches_the_target() -> None:
+    config = IndexConfig(recall_target=0.9, search_ms_budget=1e9)
+    index, queries = index_of("IVF64,Flat"), held_out()
+    tuned = measure(index, queries, config)
+    assert tuned.search_parameters["nprobe"] > 1
+    thorough = {"nprobe": 64}
+    assert measure(index, queries, config, known=thorough).search_parameters == thorough
+    again = measure(index, queries, config, known={"nprobe": 1})
+    assert again.search_parameters == tuned.search_parameters
+    assert again.recall == tuned.recall
+
+
+def test_recall_of_lists_and_of_graphs_is_that_of_as_many_asked_for() -> None:
+    for factory in ("IVF64,SQ8", "HNSW8"):
+        index, queries = index_of(factory), held_out()
+        measured = measure(index, queries, IndexConfig(recall_target=0.6, search_ms_budget=1e9))
+        for k in (1, 10, 100):
+            _, found = index.search(queries.queries_QD, k)
+            assert measured.recall[f"recall@{k}"] == recall_at(found, queries.nearest_QK[:, :k])
