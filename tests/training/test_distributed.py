@@ -157,14 +157,19 @@ def test_ranks_train_as_one_process(folder: Path, name: str, world_size: int) ->
 
     Seen: 6e-7 of a loss, 7e-7 of a weight (one rounding of float32: 6e-8); the bounds leave room
     for other processors. A rank's own negatives or statistics would move a loss by 1e-2.
+
+    `official` counts padded steps in batch norm's statistics: torch sums those thousands of rows
+    in one float32 a channel, to 1e-5 of the variance where ranks sum blocks of them (2e-7).
+    Seen: 1.7e-5 of a gradient's norm.
     """
+    room = 10 if name == "official" else 1
     alone, ranked = folder / f"{name}1", folder / f"{name}{world_size}"
     for a, b in zip(rows_of(alone), rows_of(ranked), strict=True):
-        assert b == pytest.approx(a, rel=1e-5)
+        assert b == pytest.approx(a, rel=1e-5 * room)
     for part in ("model", "clustering"):
         expected = state_of(alone)[part]
         for key, value in state_of(ranked)[part].items():
-            torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=2e-6)
+            torch.testing.assert_close(value, expected[key], rtol=1e-5 * room, atol=2e-6 * room)
     assert read_card(str(ranked))["world_size"] == world_size
 
 
