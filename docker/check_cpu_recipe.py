@@ -32,7 +32,6 @@ from docker.utils.build import exclude_paths
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "docker" / "Dockerfile.cpu"
-DEBIAN = "http://deb.debian.org/debian"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LIKE_AN_ENGINE = (Path("/etc/resolv.conf"), Path("/etc/hosts"))
 """Files of the host that an engine puts into every container too."""
@@ -285,14 +284,16 @@ def mounted(
         host("umount", str(target))
 
 
-def base_image(name: str, what: Build, mirror: str, debian: Path | None) -> Image:
+def base_image(name: str, what: Build, mirror: str | None, debian: Path | None) -> Image:
     """The Debian release and Python version that a name like python:3.11-slim-bookworm says, with
     what that image has beside Python: its headers, certificates, names of networks, time zones."""
     version, _, release = name.removeprefix("python:").split("-")
     if debian is None:
         say(f"debootstrap of {release}")
         debian = what.work / "debian"
-        host("debootstrap", "--variant=minbase", release, str(debian), mirror)
+        host(
+            "debootstrap", "--variant=minbase", release, str(debian), *([mirror] if mirror else [])
+        )
     image = Image(what.work / "seen" / "base", (what.work / "made" / "base", debian))
     mount_image(image, replace(what, binds=()))  # a file that is bound cannot be installed
     python = f"python{version}"
@@ -339,7 +340,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True, help="Folder that is not there yet.")
     parser.add_argument("--keep", action="store_true", help="Leave --work as it is at the end.")
-    parser.add_argument("--mirror", default=DEBIAN, help="Of Debian's packages.")
+    parser.add_argument("--mirror", help="Of Debian's packages; else debootstrap's own.")
     parser.add_argument("--debian", type=Path, help="A root that debootstrap made; is not changed.")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument(
