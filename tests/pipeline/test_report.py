@@ -75,7 +75,7 @@ def test_what_a_dataset_is(dataset: str) -> None:
     assert (facts["videos"], facts["shards"]) == ("3", "2 of 2")
     assert numbers(sections["Dataset"], "Videos by status") == {"done": "2", "failed": "1"}
     stages = numbers(sections["Dataset"], "Seconds by stage")
-    assert {"decode", "colour", "audio"} <= set(stages)
+    assert "decode" in stages  # one that took less than half a millisecond is not told
     assert numbers(sections["Failures"], "Failures by reason") == {"empty_file": "1"}
     (failed,) = sections["Failures"].tables
     assert failed.rows[0][:2] == ("c_empty", "empty_file")

@@ -45,7 +45,7 @@ def test_the_module_runs() -> None:
     command = [sys.executable, "-m", "pipeline", "run", "extract"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 2
-    assert "--input" in result.stderr
+    assert "--output" in result.stderr
 
 
 @pytest.mark.parametrize(
