@@ -24,7 +24,6 @@ would hide the package of this name from the scripts beside it.
 import argparse
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -33,7 +32,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from figures import Findings, say, show
+from figures import Findings, check_known, conclude, say
 from index_autofaiss import measure_peer
 from index_builds import measure_append, measure_memory, measure_ray, write_shards
 from index_frontier import SHARES, Row, facts, judged
@@ -57,9 +56,7 @@ def main() -> None:
     bench = Bench(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         bench.measure(Path(folder))
-    bench.findings.write()
-    show(bench.findings.ratios, "Index")
-    sys.exit(1 if any(ratio.holds is False for ratio in bench.findings.ratios) else 0)
+    conclude(bench.findings, "Index")
 
 
 def parse(line: Sequence[str] | None = None) -> argparse.Namespace:
@@ -80,8 +77,7 @@ def parse(line: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--embeddings", type=Path, help="Keeps the shards that are built from.")
     parser.add_argument("--output", type=Path, default=Path("bench_index.json"))
     arguments = parser.parse_args(line)
-    if unknown := set(arguments.parts) - set(PARTS):
-        parser.error(f"--parts {','.join(unknown)}: known are {','.join(PARTS)}")
+    check_known(parser, "--parts", arguments.parts, PARTS)
     return arguments
 
 

@@ -24,13 +24,12 @@ missed.
 import argparse
 import os
 import platform
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from extract import processor
-from figures import Findings, say, show
+from figures import Findings, check_known, conclude, say
 from measuring import ONE_THREAD
 from xdc_kmeans import measure_kmeans
 from xdc_peers import measure_peers
@@ -53,9 +52,7 @@ def main() -> None:
     bench = Bench(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         bench.measure(Path(folder))
-    bench.findings.write()
-    show(bench.findings.ratios, "XDC")
-    sys.exit(1 if any(ratio.holds is False for ratio in bench.findings.ratios) else 0)
+    conclude(bench.findings, "XDC")
 
 
 def parse() -> argparse.Namespace:
@@ -72,9 +69,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], help="of the runs of `share`")
     parser.add_argument("--output", type=Path, default=Path("bench_xdc.json"))
     arguments = parser.parse_args()
-    for given, known in ((arguments.parts, PARTS), (arguments.sets, SETS)):
-        if unknown := set(given) - set(known):
-            parser.error(f"{','.join(unknown)}: known are {','.join(known)}")
+    check_known(parser, "--parts", arguments.parts, PARTS)
+    check_known(parser, "--sets", arguments.sets, SETS)
     if not Path("/proc").exists():
         parser.error("processes are pinned to a core, which only Linux does")
     return arguments

@@ -20,7 +20,6 @@ Exit code 1 where a figure is missed. A part whose repeats are cut says so in it
 import argparse
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from extract_media import make_copies, make_video
 from extract_memory import measure_memory
 from extract_peer import NAMES, Peer, measure_peer
 from extract_workers import measure_workers
-from figures import Findings, say, show
+from figures import Findings, check_known, conclude, say
 from measuring import ONE_THREAD
 
 from extractors.ffmpeg import ffmpeg_version
@@ -55,9 +54,7 @@ def main() -> None:
     bench = Bench(arguments, facts)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         bench.measure(Path(folder))
-    bench.findings.write()
-    show(bench.findings.ratios, "Extraction")
-    sys.exit(1 if any(ratio.holds is False for ratio in bench.findings.ratios) else 0)
+    conclude(bench.findings, "Extraction")
 
 
 def parse() -> argparse.Namespace:
@@ -74,10 +71,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer-pairings", type=lambda text: text.split(","), default=list(NAMES))
     parser.add_argument("--output", type=Path, default=Path("bench_extract.json"))
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(PARTS):
-        parser.error(f"--parts {','.join(unknown)}: known are {','.join(PARTS)}")
-    if unknown := set(arguments.peer_pairings) - set(NAMES):
-        parser.error(f"--peer-pairings {','.join(unknown)}: known are {','.join(NAMES)}")
+    check_known(parser, "--parts", arguments.parts, PARTS)
+    check_known(parser, "--peer-pairings", arguments.peer_pairings, NAMES)
     if (arguments.peer is None) != (arguments.peer_python is None):
         parser.error("--peer and --peer-python go together")
     return arguments

@@ -1,11 +1,12 @@
 """Figures and their limits, as a table and as JSON that grows."""
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from measuring import Cost, Ratio, medians
 from rich.console import Console
@@ -58,6 +59,21 @@ class Findings:
             "runs": {name: [asdict(cost) for cost in runs] for name, runs in self.costs.items()},
         }
         self.path.write_text(json.dumps(self.facts | found, indent=2) + "\n")
+
+
+def conclude(findings: Findings, title: str) -> NoReturn:
+    """The last JSON and the table; exit code 1 where a figure is missed."""
+    findings.write()
+    show(findings.ratios, title)
+    sys.exit(1 if any(ratio.holds is False for ratio in findings.ratios) else 0)
+
+
+def check_known(
+    parser: argparse.ArgumentParser, option: str, given: Sequence[str], known: Sequence[str]
+) -> None:
+    """Stops where an option names what is not known."""
+    if unknown := set(given) - set(known):
+        parser.error(f"{option} {','.join(unknown)}: known are {','.join(known)}")
 
 
 def say(line: str) -> None:

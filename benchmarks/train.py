@@ -36,7 +36,7 @@ import faiss
 import numpy as np
 import psutil
 import torch
-from figures import described, say
+from figures import check_known, described, say
 from measuring import Cost, Ratio, alternate, medians, ratio, timed
 from official_mcn import OfficialTraining, official_loader, official_net, use_clone
 from rich.console import Console
@@ -78,8 +78,7 @@ def main() -> None:
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
     parser.add_argument("--output", type=Path, default=Path("bench_train.json"))
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(PARTS):
-        parser.error(f"--parts {','.join(unknown)}: known are {','.join(PARTS)}")
+    check_known(parser, "--parts", arguments.parts, PARTS)
     torch.set_num_threads(arguments.threads)
     faiss.omp_set_num_threads(arguments.threads)
     if arguments.official is not None:

@@ -87,7 +87,7 @@ class ActionModel:
         state = load_state_dict(path)
         load_weights(model, trunk_state(state) if name == RESNEXT else state, path, name)
         if device.type == "cpu":
-            if name in RESNETS:  # there a batch norm is a pass over memory of its own: a sixth
+            if name in RESNETS:
                 model = fold_batch_norms(model)
             model = flatten_convolutions(model)
         self._device = device

@@ -61,9 +61,7 @@ class ImageModel:
         self._std = torch.tensor(self._facts.std, device=device).view(1, 3, 1, 1)
         self._device = device
         if self._is_resnet and device.type == "cpu":
-            model = fold_batch_norms(
-                model
-            )  # each a norm is a pass over memory of its own: an eighth
+            model = fold_batch_norms(model)
         model = to_precision(model, device, self._config.precision)
         self._model = model.to(memory_format=torch.channels_last)
 

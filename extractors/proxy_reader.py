@@ -26,7 +26,7 @@ class ProxyReader:
     def __init__(self, content: bytes) -> None:
         """Raises VideoError where `content` is no proxy."""
         if content[4:8] != b"ftyp":  # decord would print all of it
-            raise _unreadable(f"{len(content)} bytes that are no mp4")
+            raise unreadable(f"{len(content)} bytes that are no mp4")
         with _blaming_the_proxy():
             self._reader = decord.VideoReader(io.BytesIO(content), num_threads=1)
         self.num_frames = len(self._reader)
@@ -42,9 +42,8 @@ class ProxyReader:
         wanted = np.asarray(times, np.float64)
         if not np.isfinite(wanted).all():
             raise ValueError(f"times of frames are finite, got {list(times)}")
-        # a time that lies on a frame's start, but for the last bits, is that frame's
-        numbers = np.floor(wanted * self.rate + 1e-6).astype(np.int64)
-        numbers, places = np.unique(numbers.clip(0, self.num_frames - 1), return_inverse=True)
+        shown = shown_frames(wanted, self.rate, self.num_frames)
+        numbers, places = np.unique(shown, return_inverse=True)
         if not len(numbers):
             return np.empty((0, *self._reader[0].shape), np.uint8)
         with _blaming_the_proxy():
@@ -58,8 +57,15 @@ def _blaming_the_proxy() -> Iterator[None]:
         yield
     except (decord.DECORDError, RuntimeError) as err:
         reason = _WHERE.sub("", " ".join(str(err).split()))[:200]
-        raise _unreadable(reason) from err
+        raise unreadable(reason) from err
 
 
-def _unreadable(reason: str) -> VideoError:
+def shown_frames(times: NDArray[np.float64], rate: float, count: int) -> NDArray[np.int64]:
+    """The number of the frame shown at each time, of `count`. A time that lies on a frame's start,
+    but for the last bits, is that frame's."""
+    return np.floor(times * rate + 1e-6).clip(0, count - 1).astype(np.int64)
+
+
+def unreadable(reason: str) -> VideoError:
+    """What says that something is no whole proxy."""
     return VideoError(Reason.DECODE_ERROR, "proxy", f"cannot be read as a proxy: {reason}")

@@ -79,7 +79,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path, name
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """A ResNet, changed in place, whose convolutions do what the batch norms behind them did.
+    """A ResNet, changed in place, whose convolutions do what the batch norms behind them did: each
+    of these is a pass over memory of its own, on a CPU an eighth of the time in all.
 
     For networks whose layers are defined in the order in which they run, as torchvision's ResNets
     are. (torch.fx finds the order by itself, and takes seconds to import.)

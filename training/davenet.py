@@ -45,7 +45,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x_BCT: Tensor, valid_BT: Tensor | None = None) -> Tensor:
-        """(B, C, T) to (B, C, T). `valid_BT` None: every step is valid."""
+        """(B, C, T) to (B, C, T), or (B, C) to (B, C). `valid_BT` None: every step is valid."""
         if x_BCT.ndim == 2:
             return super().forward(x_BCT)
         x_BTC = x_BCT.transpose(1, 2)

@@ -14,8 +14,7 @@ import torch
 from extractors.errors import AbortError
 from pipeline import storage
 from training import distributed
-from training.xdc.config import XdcConfig
-from training.xdc.embedding import Features, embed_set
+from training.xdc.embedding import embed_set
 from training.xdc.model import XdcModel
 from training.xdc.pseudo_labels import SETS, PseudoLabels, cluster_set, plan_labels
 from training.xdc.reading import ClipLoader
@@ -66,27 +65,21 @@ def make_labels(
     if not features.seen_N.any():
         raise AbortError(f"{videos.dataset}: no video's picture can be read; see the warnings")
     videos = replace(videos, seen_N=features.seen_N)
-    made = {
-        names[number]: _clustered(names[number], features, videos, config, iteration, folder)
-        for number in own
-    }
+    made = {}
+    for number in own:
+        seed = (config.seed, iteration, number, 3)
+        made[names[number]] = (
+            plan_labels(videos)
+            if names[number] == "plan"
+            else cluster_set(names[number], features.files, videos, config.clustering, seed, folder)
+        )
     found = {name: _shared(made.get(name), len(videos), device) for name in names}
     wanted = config.clustering.clusters
     fewest = min((made.clusters for name, made in found.items() if name != "plan"), default=wanted)
-    if fewest < wanted and iteration == 0 and distributed.world()[0] == 0:
+    if fewest < wanted and iteration == 0 and rank == 0:
         said = "%d videos: k-means with %d clusters (configured: %d)"
         logger.warning(said, len(videos), fewest, wanted)
     return found
-
-
-def _clustered(
-    name: str, features: Features, videos: VideoSet, config: XdcConfig, iteration: int, folder: Path
-) -> PseudoLabels:
-    if name == "plan":
-        return plan_labels(videos)
-    number = label_sets(config.method).index(name)
-    seed = (config.seed, iteration, number, 3)
-    return cluster_set(name, features.files, videos, config.clustering, seed, folder)
 
 
 def _shared(made: PseudoLabels | None, count: int, device: torch.device) -> PseudoLabels:

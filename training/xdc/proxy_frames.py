@@ -17,7 +17,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from extractors.errors import Reason, VideoError
+from extractors.proxy_reader import shown_frames, unreadable
+from training.xdc.recent import recent
 
 HEAD_BYTES = 16_384
 """Read at once: holds the tables of 40 s at 12 frames a second."""
@@ -74,26 +75,17 @@ class FrameDecoder:
         wanted = np.asarray(times, np.float64)
         if not len(wanted) or not np.isfinite(wanted).all():
             raise ValueError(f"times of frames are finite, one or more, got {list(times)}")
-        # a time that lies on a frame's start, but for the last bits, is that frame's
-        number_N = np.floor(wanted * table.rate + 1e-6).clip(0, len(table.start_F) - 1)
-        numbers: list[int] = number_N.astype(np.int64).tolist()
+        numbers: list[int] = shown_frames(wanted, table.rate, len(table.start_F)).tolist()
         once = sorted(set(numbers))
-        decoder = self._decoder(table.header)
+        header = table.header
+        decoder, _ = recent(self._decoders, header, lambda: _Decoder(header), DECODERS)
         try:
             frames = decoder.frames(_packets(file, offset, table, once))
             found = {number: decoder.rgb(frames[number]) for number in once}
         except (av.error.FFmpegError, KeyError) as err:
-            del self._decoders[table.header]  # who knows what it still holds
+            del self._decoders[header]  # who knows what it still holds
             _refuse("a frame cannot be decoded", err)
         return np.stack([found[number] for number in numbers])
-
-    def _decoder(self, header: bytes) -> "_Decoder":
-        if header not in self._decoders:
-            self._decoders[header] = _Decoder(header)
-            if len(self._decoders) > DECODERS:
-                self._decoders.popitem(last=False)
-        self._decoders.move_to_end(header)
-        return self._decoders[header]
 
 
 class _Decoder:
@@ -266,4 +258,4 @@ def _uint32(content: bytes) -> Numbers:
 
 
 def _refuse(reason: str, err: Exception | None = None) -> NoReturn:
-    raise VideoError(Reason.DECODE_ERROR, "proxy", f"cannot be read as a proxy: {reason}") from err
+    raise unreadable(reason) from err

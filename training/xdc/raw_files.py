@@ -12,6 +12,7 @@ from extractors.probe import Probe, probe
 from extractors.raw_reader import read_rows
 from extractors.views import FrameView
 from pipeline.fetching import fetched
+from training.xdc.recent import recent
 
 PROBES = 4096
 """Headers kept of local files."""
@@ -45,11 +46,7 @@ class RawFiles:
         return path
 
     def _probed(self, uri: str, path: str) -> Probe:
-        if uri not in self._probes:
-            self._probes[uri] = probe(path, self._decode)
-            if len(self._probes) > PROBES:
-                self._probes.popitem(last=False)
-        return self._probes[uri]
+        return recent(self._probes, uri, lambda: probe(path, self._decode), PROBES)[0]
 
     def close(self) -> None:
         """Removes the copy of a remote file."""

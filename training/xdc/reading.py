@@ -8,9 +8,9 @@ Shapes: B clips, T frames, H x W pixels, M mel bands, R rows of spectrogram.
 import io
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from training.xdc.clips import ClipRef, clip_start, sound_start
 from training.xdc.config import XdcConfig
 from training.xdc.proxy_frames import FrameDecoder, ProxyTable, read_table
 from training.xdc.raw_files import RawFiles
+from training.xdc.recent import recent
 from training.xdc.video_set import VideoSet
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,6 @@ NPY_HEADER = 128
 
 NAMED = 10
 """Videos whose file could not be read that are named; the others are counted."""
-
-Value = TypeVar("Value")
 
 
 class Unread(NamedTuple):
@@ -138,13 +137,13 @@ class ClipReader(Dataset[ClipBatch]):
                 file.seek(offset)
                 return ProxyReader(file.read(size))
 
-            return _kept(self._opened, video, opened, kept)[0].read(times)
-        table, _ = _kept(self._tables, video, lambda: read_table(file, offset, size), kept)
+            return recent(self._opened, video, opened, kept)[0].read(times)
+        table, _ = recent(self._tables, video, lambda: read_table(file, offset, size), kept)
         return self._decoder.read(file, offset, table, times)
 
     def _tar(self, shard: int) -> IO[bytes]:
         url = shard_url(self._videos.dataset, shard, ".tar")
-        found, left = _kept(self._tars, shard, lambda: storage.open_binary(url), OPEN_SHARDS)
+        found, left = recent(self._tars, shard, lambda: storage.open_binary(url), OPEN_SHARDS)
         if left is not None:
             left.close()
         return found
@@ -156,17 +155,6 @@ class ClipReader(Dataset[ClipBatch]):
             f"{self._videos.dataset}: shard {shard:06d}, video {key}: {reason}; "
             "`pipeline verify` says what is damaged"
         )
-
-
-def _kept(
-    cache: OrderedDict[int, Value], number: int, make: Callable[[], Value], size: int
-) -> tuple[Value, Value | None]:
-    """What the cache has or `make` gives, and what had to leave for it: the longest unused."""
-    if number in cache:
-        cache.move_to_end(number)
-        return cache[number], None
-    cache[number] = made = make()
-    return made, cache.popitem(last=False)[1] if len(cache) > size else None
 
 
 def _failed(reason: str) -> ClipBatch:
