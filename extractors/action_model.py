@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 
 from extractors.config import ActionModelConfig
 from extractors.errors import UsageError
@@ -25,7 +26,6 @@ from extractors.resnext_3d import DIM, SIZE, ResNeXt3d, trunk_state
 from extractors.resnext_3d import MEAN as RESNEXT_MEAN
 from extractors.torch_model import (
     as_rows,
-    fold_batch_norms,
     forward,
     load_state_dict,
     load_weights,
@@ -87,8 +87,8 @@ class ActionModel:
         state = load_state_dict(path)
         load_weights(model, trunk_state(state) if name == RESNEXT else state, path, name)
         if device.type == "cpu":
-            if name in RESNETS:
-                model = fold_batch_norms(model)
+            if name in RESNETS:  # there a batch norm is a pass over memory of its own: a sixth
+                model = fuse(model.eval())
             model = flatten_convolutions(model)
         self._device = device
         self._mean = torch.tensor(self._facts.mean, device=device).view(1, 3, 1, 1, 1)

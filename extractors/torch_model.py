@@ -1,7 +1,6 @@
 """What the extractors that run a torch network share."""
 
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: weights_only=True raises it
 
@@ -11,9 +10,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils import fuse_conv_bn_eval
 
 from extractors.config import Precision
 from extractors.errors import AbortError
@@ -76,22 +72,6 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path, name
         model.load_state_dict(dict(state))
     except RuntimeError as err:
         raise AbortError(f"{path}: not the weights of {name}: {one_line(err)}") from err
-
-
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """A ResNet, changed in place, whose convolutions do what the batch norms behind them did: each
-    of these is a pass over memory of its own, on a CPU an eighth of the time in all.
-
-    For networks whose layers are defined in the order in which they run, as torchvision's ResNets
-    are. (torch.fx finds the order by itself, and takes seconds to import.)
-    """
-    model.eval()
-    leaves = [(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
-    for (name, layer), (norm_name, norm) in pairwise(leaves):
-        if isinstance(layer, _ConvNd) and isinstance(norm, _BatchNorm):
-            model.set_submodule(name, fuse_conv_bn_eval(layer, norm))
-            model.set_submodule(norm_name, nn.Identity())
-    return model
 
 
 def one_line(err: Exception) -> str:
