@@ -35,19 +35,28 @@ def make_blocks(records: Sequence[EmbeddingRecord], first: int = 0) -> tuple[Blo
 
 def block_vectors(index: str, block: Block, metric: Metric) -> Iterator[NDArray[np.float32]]:
     """The vectors of one block, as FAISS compares them, in the order of its ids."""
+    return (prepared(x_ND, metric) for x_ND in _stored(index, block))
+
+
+def _stored(index: str, block: Block) -> Iterator[NDArray[np.float32]]:
     for table in embedding_batches(index, block.shard, ()):
-        yield prepared(vectors_of(table, SUM), metric)
+        yield vectors_of(table, SUM)
 
 
 def numbered_vectors(
     index: str, blocks: Iterable[Block], metric: Metric
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The first id and the vectors of every batch of the blocks that are not masked."""
+    for first, batch_ND in _numbered(index, blocks):
+        yield first, prepared(batch_ND, metric)
+
+
+def _numbered(index: str, blocks: Iterable[Block]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     for block in blocks:
         first = block.first
         if block.masked:
             continue
-        for batch_ND in block_vectors(index, block, metric):
+        for batch_ND in _stored(index, block):
             yield first, batch_ND
             first += len(batch_ND)
 
@@ -61,9 +70,9 @@ def sample_vectors(
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(ids_N, min(count, len(ids_N)), replace=False, shuffle=False))
     parts = []
-    for first, batch_ND in numbered_vectors(index, live, metric):
+    for first, batch_ND in _numbered(index, live):
         begin, end = np.searchsorted(drawn, (first, first + len(batch_ND)))
-        parts.append(batch_ND[drawn[begin:end] - first])
+        parts.append(prepared(batch_ND[drawn[begin:end] - first], metric))
     return drawn, np.concatenate(parts)
 
 
