@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,7 @@ def publish_embeddings(
 ) -> EmbeddingRecord:
     """Publishes a table of `clip_table`, then its record. Equal tables give equal bytes."""
     with storage.publishing(embedding_url(index, number, ".parquet")) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=BATCH_ROWS)
+        _write_table(table, temporary)
         parquet_sha256 = sha256_of(temporary)
     null_counts = {n: table.column(vector_name(n)).null_count for n in (*MODALITIES, SUM)}
     record = EmbeddingRecord(
@@ -183,6 +184,20 @@ def publish_embeddings(
     return record
 
 
+def _write_table(table: pa.Table, path: Path) -> None:
+    """Numbers byte by byte of their kind, in LZ4: smaller than as they are in Zstandard, and read
+    in half of the time. A dictionary of vectors would be given up after a megabyte of work."""
+    vectors = [f"{vector_name(name)}.list.element" for name in (*MODALITIES, SUM)]
+    pq.write_table(
+        table,
+        path,
+        row_group_size=BATCH_ROWS,
+        compression=dict.fromkeys(CLIP_SCHEMA.names, "zstd") | dict.fromkeys(vectors, "lz4"),
+        use_dictionary=CLIP_SCHEMA.names,
+        column_encoding=dict.fromkeys(vectors, "BYTE_STREAM_SPLIT"),
+    )
+
+
 def is_whole(index: str, record: EmbeddingRecord) -> bool:
     """Whether the parquet is there and holds the bytes that its record says."""
     try:
@@ -199,20 +214,33 @@ def read_embeddings(index: str, number: int, columns: Sequence[str] | None = Non
 
 
 def embedding_batches(
-    index: str, number: int, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS
+    index: str, number: int, columns: Sequence[str], rows: int = BATCH_ROWS
 ) -> Iterator[pa.Table]:
-    """The clips of one feature shard that have a sum embedding, `rows` or fewer at a time.
-
-    A local file is mapped, a remote one read by ranges: never more than a row group in memory.
-    """
+    """Columns of the clips of one feature shard that have a sum embedding, `rows` or fewer at a
+    time. A local file is mapped, a remote one read by ranges: never more than a row group in
+    memory."""
     url, needed = embedding_url(index, number, ".parquet"), vector_name(SUM)
-    names = [*(columns if columns is not None else CLIP_SCHEMA.names), needed]
     path = storage.local_path(url)
     source = storage.open_binary(url) if path is None else pa.memory_map(str(path))
     with source, pq.ParquetFile(source) as file:
-        for batch in file.iter_batches(rows, columns=names):
-            table = pa.Table.from_batches([batch])
-            yield table.filter(table.column(needed).is_valid())
+        if _all_present(file, needed):  # as nearly always: the vectors need not be read to know
+            yield from map(_table, file.iter_batches(rows, columns=list(columns)))
+            return
+        for batch in file.iter_batches(rows, columns=[*columns, needed]):
+            table = _table(batch)
+            yield table.filter(table.column(needed).is_valid()).select(list(columns))
+
+
+def _table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
+
+
+def _all_present(file: pq.ParquetFile, column: str) -> bool:
+    """Whether the file's statistics say that no row lacks this vector."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    found = [chunk.statistics for chunk in chunks if chunk.path_in_schema.startswith(f"{column}.")]
+    return all(statistics and statistics.null_count == 0 for statistics in found)
 
 
 def vectors_of(table: pa.Table, modality: str) -> NDArray[np.float32]:

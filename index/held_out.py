@@ -8,7 +8,7 @@ N vectors, D dimension, Q queries, K neighbours.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import faiss
@@ -32,6 +32,8 @@ BATCH = 64
 """Queries of one batched search."""
 
 Mask = NDArray[np.bool_] | None
+Nearest = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Scores and ids (Q, k), best first."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,25 @@ def exact_search(
     numbered_batches: Iterable[tuple[int, NDArray[np.float32]]],
     metric: Metric,
     k: int,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> Nearest:
     """FAISS's scores and ids (Q, k) of the nearest of all vectors, which come a batch at a time,
     each with the id of its first; -1 for none."""
-    heap = faiss.ResultHeap(len(queries_QD), k, keep_max=metric != "l2")
-    for first, batch_ND in numbered_batches:
-        if len(batch_ND):
-            best = min(k, len(batch_ND))
-            found = faiss.knn(queries_QD, batch_ND, best, metric=faiss_metric(metric))
-            heap.add_result(found[0], found[1] + first)
+
+    def found() -> Iterator[Nearest]:
+        for first, batch_ND in numbered_batches:
+            if len(batch_ND):
+                best = min(k, len(batch_ND))
+                scores, ids = faiss.knn(queries_QD, batch_ND, best, metric=faiss_metric(metric))
+                yield scores, ids + first
+
+    return best_of(found(), len(queries_QD), metric, k)
+
+
+def best_of(found: Iterable[Nearest], queries: int, metric: Metric, k: int) -> Nearest:
+    """The k nearest of several searches of the same queries; -1 for none."""
+    heap = faiss.ResultHeap(queries, k, keep_max=metric != "l2")
+    for scores_QK, ids_QK in found:
+        heap.add_result(scores_QK, ids_QK)
     heap.finalize()
     return heap.D, heap.I
 

@@ -12,7 +12,7 @@ from ray.util import ActorPool
 
 from extractors.errors import PipelineError
 from index.run_local import Item, Result, Setup
-from pipeline.run_ray import aborting_on_ray_errors, joined_cluster
+from pipeline.cluster import aborting_on_ray_errors, joined_cluster
 
 
 class _Actor:

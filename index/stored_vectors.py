@@ -3,9 +3,13 @@
 N vectors, D dimension.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +22,12 @@ from index.embedding_shards import (
     SUM,
     EmbeddingRecord,
     embedding_batches,
+    vector_name,
     vectors_of,
 )
 from index.vectors import prepared
+
+Result = TypeVar("Result")
 
 
 def make_blocks(records: Sequence[EmbeddingRecord], first: int = 0) -> tuple[Block, ...]:
@@ -39,7 +46,7 @@ def block_vectors(index: str, block: Block, metric: Metric) -> Iterator[NDArray[
 
 
 def _stored(index: str, block: Block) -> Iterator[NDArray[np.float32]]:
-    for table in embedding_batches(index, block.shard, ()):
+    for table in embedding_batches(index, block.shard, [vector_name(SUM)]):
         yield vectors_of(table, SUM)
 
 
@@ -47,33 +54,51 @@ def numbered_vectors(
     index: str, blocks: Iterable[Block], metric: Metric
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The first id and the vectors of every batch of the blocks that are not masked."""
-    for first, batch_ND in _numbered(index, blocks):
-        yield first, prepared(batch_ND, metric)
-
-
-def _numbered(index: str, blocks: Iterable[Block]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     for block in blocks:
         first = block.first
         if block.masked:
             continue
-        for batch_ND in _stored(index, block):
+        for batch_ND in block_vectors(index, block, metric):
             yield first, batch_ND
             first += len(batch_ND)
+
+
+def each_block(work: Callable[[Block], Result], blocks: Sequence[Block]) -> Iterator[Result]:
+    """The work on every block, in order, on as many threads as FAISS has: reading the vectors is
+    dearer than most that is done with them. FAISS has one thread in each."""
+    if not blocks:
+        return
+
+    def alone(block: Block) -> Result:
+        faiss.omp_set_num_threads(1)
+        return work(block)
+
+    with ThreadPoolExecutor(min(len(blocks), faiss.omp_get_max_threads())) as pool:
+        yield from pool.map(alone, blocks)
 
 
 def sample_vectors(
     index: str, blocks: Sequence[Block], metric: Metric, count: int, seed: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Ids and vectors of `count` of those not masked, or of all, drawn by a seed, ids ascending."""
-    live = [block for block in blocks if not block.masked]
+    live = [block for block in blocks if block.count and not block.masked]
     ids_N = np.concatenate([np.arange(b.first, b.first + b.count) for b in live])
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(ids_N, min(count, len(ids_N)), replace=False, shuffle=False))
-    parts = []
-    for first, batch_ND in _numbered(index, live):
-        begin, end = np.searchsorted(drawn, (first, first + len(batch_ND)))
-        parts.append(prepared(batch_ND[drawn[begin:end] - first], metric))
-    return drawn, np.concatenate(parts)
+    parts = each_block(partial(_picked, index, metric, drawn), live)
+    return drawn, np.concatenate(list(parts))
+
+
+def _picked(
+    index: str, metric: Metric, ids_N: NDArray[np.int64], block: Block
+) -> NDArray[np.float32]:
+    """Those of a block's vectors that are among `ids_N`, which ascend."""
+    first, parts = block.first, []
+    for batch_ND in _stored(index, block):
+        begin, end = np.searchsorted(ids_N, (first, first + len(batch_ND)))
+        parts.append(prepared(batch_ND[ids_N[begin:end] - first], metric))
+        first += len(batch_ND)
+    return np.concatenate(parts)
 
 
 def write_ids(path: Path, index: str, kept: pa.Table | None, blocks: Iterable[Block]) -> None:
@@ -82,5 +107,5 @@ def write_ids(path: Path, index: str, kept: pa.Table | None, blocks: Iterable[Bl
         if kept is not None:
             writer.write_table(kept.cast(CLIP_SCHEMA))
         for block in blocks:
-            for table in embedding_batches(index, block.shard):
-                writer.write_table(table.select(CLIP_SCHEMA.names))
+            for table in embedding_batches(index, block.shard, CLIP_SCHEMA.names):
+                writer.write_table(table)

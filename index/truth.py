@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from index.card import Block
 from index.config import IndexConfig
-from index.held_out import HeldOut, exact_search, perturbed
-from index.stored_vectors import numbered_vectors, sample_vectors
+from index.held_out import HeldOut, Nearest, best_of, exact_search, perturbed
+from index.stored_vectors import each_block, numbered_vectors, sample_vectors
 from pipeline import storage
 
 TRUTH_NAME = "held_out.npz"
@@ -69,8 +69,13 @@ def _compared(
     output: str, config: IndexConfig, live: Sequence[Block], queries_QD: NDArray[np.float32]
 ) -> _Truth:
     depth = min(DEPTH, sum(block.count for block in live))
-    vectors = numbered_vectors(output, live, config.metric)
-    return _Truth(queries_QD, *exact_search(queries_QD, vectors, config.metric, depth))
+
+    def nearest(block: Block) -> Nearest:
+        vectors = numbered_vectors(output, [block], config.metric)
+        return exact_search(queries_QD, vectors, config.metric, depth)
+
+    found = each_block(nearest, live)
+    return _Truth(queries_QD, *best_of(found, len(queries_QD), config.metric, depth))
 
 
 def _merged(old: _Truth, new: _Truth, depth: int, *, descending: bool) -> _Truth:

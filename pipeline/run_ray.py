@@ -4,36 +4,28 @@ The plan, the shards and the records stay ours: what Ray sees is a list of jobs 
 records. `RAY_ADDRESS` or `ray job submit` decide which cluster; without one, a local one starts.
 """
 
-import contextlib
 import json
-import logging
 import math
 import os
 import secrets
-import signal
-import socket
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import ray
-import ray.data  # configures its loggers: before ours quiets them
+import ray.data  # configures its loggers: before pipeline.cluster quiets them
 import torch
 from pydantic import TypeAdapter
-from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from extractors.errors import AbortError, PipelineError
 from extractors.extractor import Resources
+from pipeline.cluster import aborting_on_ray_errors, joined_cluster
 from pipeline.config import ExtractConfig
 from pipeline.jobs import Job
 from pipeline.metrics import MEMORY, SHARD_SECONDS, WORKER_METRICS, Metric, samples
 from pipeline.resources import worker_resources
 from pipeline.shards import ShardRecord
 from pipeline.worker_process import Task, WorkerProcess
-
-CONNECT_SECONDS = 20.0
-"""How long the cluster of RAY_ADDRESS may take to answer."""
 
 
 class ShardActor:
@@ -71,6 +63,7 @@ def run_ray(
     task = Task(config, device, run=secrets.token_hex(8))
     rows = [{"job": json.dumps(asdict(job))} for job in jobs]
     with joined_cluster(math.ceil(num_workers * needs.cpus)):
+        ray.data.DataContext.get_current().enable_progress_bars = False
         _check_memory(needs)
         records = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             ShardActor,  # type: ignore[arg-type]  # Ray's stubs forget that map takes a class
@@ -123,59 +116,3 @@ def _check_memory(needs: Resources) -> None:
             f"Ray: a worker needs {needs.memory_mb} MB and this machine has {have:.0f} MB free;"
             " use --executor local, or switch extractors off"
         )
-
-
-@contextlib.contextmanager
-def aborting_on_ray_errors() -> Iterator[None]:
-    """What Ray gives up on becomes one line."""
-    try:
-        yield
-    except RayError as err:
-        cause = str(getattr(err, "cause", None) or err).strip().splitlines()
-        raise AbortError(f"Ray: {cause[-1] if cause else type(err).__name__}") from err
-
-
-def _check_address(address: str) -> None:
-    """Raises AbortError where nobody listens at a HOST:PORT: Ray would try for minutes."""
-    name, _, port = address.rpartition(":")
-    if not port.isdigit() or "/" in name:  # 'auto', 'ray://…'
-        return
-    try:
-        socket.create_connection((name, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as err:
-        raise AbortError(f"RAY_ADDRESS={address}: no cluster answers there ({err})") from err
-
-
-@contextlib.contextmanager
-def joined_cluster(cpus: int) -> Iterator[bool]:
-    """Joins the cluster of RAY_ADDRESS, of the job, or that is joined already; else starts one of
-    `cpus` cores here and ends it. Gives whether it is one of ours alone.
-
-    Raises AbortError where there is no cluster at RAY_ADDRESS. SIGTERM stays as it was.
-    """
-    for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    if ray.is_initialized():
-        yield False
-        return
-    address = os.environ.get("RAY_ADDRESS") or None
-    if address is not None:
-        _check_address(address)
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address=address,
-            num_cpus=None if address else cpus,
-            include_dashboard=None if address else False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    except ConnectionError as err:
-        raise AbortError(f"RAY_ADDRESS={address}: no cluster answers there") from err
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would exit past our clean-up
-    try:
-        yield address is None
-    finally:
-        ray.shutdown()

@@ -22,8 +22,8 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from extractors.errors import AbortError, PipelineError
 from pipeline import storage
+from pipeline.cluster import joined_cluster
 from pipeline.resources import TRAIN_CPUS
-from pipeline.run_ray import joined_cluster
 from training.config import TrainConfig
 from training.loop import OnProgress, TrainProgress, train
 from training.run_local import Train, backend, check_gpus, share_of_cores

@@ -12,9 +12,9 @@ import torch
 from ray.cluster_utils import Cluster
 
 from extractors.errors import AbortError
+from pipeline.cluster import joined_cluster
 from pipeline.config import ExtractConfig
 from pipeline.extract import plan_extract, run_extract
-from pipeline.run_ray import joined_cluster
 from pipeline.shards import ShardRecord
 from pipeline.verify import verify_dataset
 from tests.pipeline.conftest import tar_digests
