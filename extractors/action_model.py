@@ -20,7 +20,7 @@ from torch.fx.experimental.optimization import fuse
 
 from extractors.config import ActionModelConfig
 from extractors.errors import UsageError
-from extractors.extractor import Resources, TrackSpec
+from extractors.extractor import Blocks, Resources, TrackSpec
 from extractors.flat_convolutions import flatten_convolutions
 from extractors.resnext_3d import DIM, SIZE, ResNeXt3d, trunk_state
 from extractors.resnext_3d import MEAN as RESNEXT_MEAN
@@ -103,9 +103,9 @@ class ActionModel:
         rows = forward(self._model, (pixels - self._mean) / self._std)
         return [row[None] for row in as_rows(rows, normalise=self._config.normalise)]
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """A window's row needs no other window."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Frees the network."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from extractors.config import AudioModelConfig
 from extractors.errors import AbortError, UsageError
-from extractors.extractor import Resources, TrackSpec
+from extractors.extractor import Blocks, Resources, TrackSpec
 from extractors.torch_model import as_rows, one_line, to_precision
 from extractors.views import SoundView
 from extractors.weights import weights_digest
@@ -97,9 +97,9 @@ class AudioModel:
         values: Tensor = made[name]
         return values
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """A window's row needs no other window."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Frees the encoder."""

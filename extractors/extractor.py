@@ -1,6 +1,6 @@
 """What an extractor is: facts that can be read before anything loads, and three verbs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from extractors.views import View
 from extractors.windows import Window, Windowing
+
+Blocks = Iterable[NDArray[np.float32]]
+"""Consecutive rows of one video, a few MiB at a time: hours of rows never are in memory at once.
+What `Extractor.finish` is given is read-only and may be gone through more than once."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,8 @@ class Extractor(Protocol):
     def extract(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
         """The rows (n, D') of each window, independent of its neighbours in the batch."""
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """From all rows (T, D') of a video to its track (T, D): what needs the whole of it. It may
-        overwrite the rows."""
+    def finish(self, blocks: Blocks) -> Blocks:
+        """From all rows (T, D') of a video to its track (T, D): what needs the whole of it."""
 
     def close(self) -> None:
         """Frees the model. Called once at a worker's end, also after a `setup` that failed."""

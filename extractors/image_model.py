@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 from extractors.config import ImageModelConfig
-from extractors.extractor import Resources, TrackSpec
+from extractors.extractor import Blocks, Resources, TrackSpec
 from extractors.image_networks import HF, check_size, image_facts, load_network
 from extractors.torch_model import as_rows, forward, to_precision
 from extractors.views import FrameView
@@ -82,9 +82,9 @@ class ImageModel:
         rows = forward(self._model, normalised.contiguous(memory_format=torch.channels_last))
         return as_rows(rows, normalise=self._config.normalise)
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """A frame's row needs no other frame."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Frees the network."""

@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.config import LogMelConfig
-from extractors.extractor import Resources, TrackSpec
+from extractors.extractor import Blocks, Resources, TrackSpec
 from extractors.views import SoundView
 from extractors.windows import Window, Windowing
 
@@ -89,19 +89,21 @@ class LogMel:
         rows: NDArray[np.float32] = np.concatenate(columns, axis=1, dtype=np.float32)
         return rows
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(T, bands) dB in [floor, 0]: a view of `rows`, overwritten block by block, since copies
-        of hours of sound would fill memory."""
-        mean = rows[:, -1].sum(dtype=np.float64) / max(1, len(rows) * HOP)
+    def finish(self, blocks: Blocks) -> Blocks:
+        """(T, bands) dB in [floor, 0]."""
+        total = sum(block[:, -1].sum(dtype=np.float64) for block in blocks)
+        mean = total / max(1, sum(len(block) for block in blocks) * HOP)
         constant = mean * (1 - PRE_EMPHASIS) * np.fft.rfft(hamming())[1]
-        blocks = [rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK)]
+        loudest = max((float(self._powers(block, constant).max()) for block in blocks), default=0.0)
         for block in blocks:
-            bin_1 = np.abs(block[:, -3] + 1j * block[:, -2] - constant) ** 2
-            block[:, :-3] += bin_1[:, None].astype(np.float32) * self._filters[:, 1]
-        powers = rows[:, :-3]
-        loudest = max((float(block[:, :-3].max()) for block in blocks), default=0.0)
-        for block in blocks:
-            block[:, :-3] = to_decibels(block[:, :-3], loudest, self._config.floor_db)
+            yield to_decibels(self._powers(block, constant), loudest, self._config.floor_db)
+
+    def _powers(self, block: NDArray[np.float32], constant: complex) -> NDArray[np.float32]:
+        """(n, bands): with bin 1, of which the spectrum of the file's mean is taken off."""
+        bin_1 = np.abs(block[:, -3] + 1j * block[:, -2] - constant) ** 2
+        powers: NDArray[np.float32] = (
+            block[:, :-3] + bin_1[:, None].astype(np.float32) * self._filters[:, 1]
+        )
         return powers
 
     def close(self) -> None:
@@ -141,9 +143,9 @@ class XdcLogMel:
         logarithm = np.log(np.maximum(loudness, np.e))
         return np.where(loudness > np.e, logarithm, loudness / np.e).astype(np.float32)
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """A row needs no other row."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Nothing to free."""

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.config import MeanColourConfig
-from extractors.extractor import Resources, TrackSpec
+from extractors.extractor import Blocks, Resources, TrackSpec
 from extractors.views import FrameView
 from extractors.windows import Window, Windowing
 
@@ -32,9 +32,9 @@ class MeanColour:
         """(1, 3) a frame."""
         return [window.data.mean(axis=(1, 2), dtype=np.float32) / 255 for window in windows]
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """A frame's colour needs no other frame."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Nothing to free."""

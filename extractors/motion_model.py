@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from extractors.config import MotionModelConfig
-from extractors.extractor import Resources, TrackSpec
+from extractors.extractor import Blocks, Resources, TrackSpec
 from extractors.torch_model import as_rows, forward
 from extractors.transnet import (
     CHANNELS,
@@ -62,9 +62,9 @@ class MotionModel:
         rows = torch.cat([z_BTC.mean(1), z_BTC.std(1, correction=0), change_BC], dim=1)
         return [row[None] for row in as_rows(rows, normalise=True)]
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """A window's row needs no other window."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Frees the trunk."""

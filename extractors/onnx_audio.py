@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from extractors.config import OnnxAudioConfig
 from extractors.errors import AbortError, UsageError
-from extractors.extractor import Resources, TrackSpec
+from extractors.extractor import Blocks, Resources, TrackSpec
 from extractors.torch_model import as_rows, one_line
 from extractors.views import SoundView
 from extractors.weights import weights_digest
@@ -75,9 +75,9 @@ class OnnxAudio:
         rows = torch.from_numpy(self._graph.run(inputs))
         return [row[None] for row in as_rows(rows, normalise=self._config.normalise)]
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """A window's row needs no other window."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Frees the graph."""

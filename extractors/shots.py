@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from extractors.config import ShotsConfig
-from extractors.extractor import Resources, TrackSpec
+from extractors.extractor import Blocks, Resources, TrackSpec
 from extractors.torch_model import forward
 from extractors.tracks import Track
 from extractors.transnet import (
@@ -63,9 +63,9 @@ class Shots:
         pairs = zip(p_BT, windows, strict=True)
         return [p_T[CONTEXT : CONTEXT + window.num_own, None] for p_T, window in pairs]
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """The windows' contexts are all that a row needs."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Frees the network."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from extractors.config import XdcAudioConfig, XdcVideoConfig
 from extractors.errors import UsageError
-from extractors.extractor import Resources, TrackSpec
+from extractors.extractor import Blocks, Resources, TrackSpec
 from extractors.log_mel import RATE, XDC_WINDOW, XdcLogMel
 from extractors.torch_model import as_rows, forward, to_precision
 from extractors.views import SoundView
@@ -75,9 +75,9 @@ class XdcVideo:
         rows = forward(self._network, normalise_frames(frames))
         return [row[None] for row in as_rows(rows, normalise=self._config.normalise)]
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """A row needs no other row."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Frees the encoder."""
@@ -132,9 +132,9 @@ class XdcAudio:
         rows = forward(self._network, inputs)
         return [row[None] for row in as_rows(rows, normalise=self._config.normalise)]
 
-    def finish(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self, blocks: Blocks) -> Blocks:
         """A row needs no other row."""
-        return rows
+        return blocks
 
     def close(self) -> None:
         """Frees the encoder."""

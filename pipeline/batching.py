@@ -17,6 +17,7 @@ from extractors.tracks import Segment
 from extractors.windows import Window
 from pipeline.published import StoredVideo
 from pipeline.sources import SourceVideo
+from pipeline.spooled_rows import SpooledRows
 
 NO_TRANSCRIPT = {"kind": "none"}
 # What a network may raise on one video's input; anything else is a bug and ends the run.
@@ -39,7 +40,8 @@ class InProgress:
     content_id: str | None = None
     captions_id: str = ""
     """What its captions are by content (extractors.captions); empty where there are none."""
-    rows: dict[str, list[NDArray[np.float32]]] = field(default_factory=lambda: defaultdict(list))
+    rows: dict[str, SpooledRows] = field(default_factory=lambda: defaultdict(SpooledRows))
+    """Of each track, as its extractor gave them."""
     num_waiting: int = 0
     """Windows of it that wait in a batch."""
     pieces_heard: int = 0
@@ -57,6 +59,12 @@ class InProgress:
     def complete(self) -> bool:
         """Whether all its rows are there."""
         return self.closed and self.num_waiting == 0
+
+    def free(self) -> None:
+        """Forgets its rows."""
+        for rows in self.rows.values():
+            rows.close()
+        self.rows.clear()
 
     def hear(self, language: str, probability: float) -> None:
         """Notes what speech recognition found in one more piece of sound."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from extractors.build import build_extractor
 from extractors.caption_names import INFO_SUFFIX
@@ -97,24 +96,29 @@ class Worker:
         queue: list[InProgress] = []
         for batcher in self._batchers:  # of a job that was given up
             batcher.discard()
-        for video in videos:
-            queue.append(self._read(video, find(video)))
-            if isolate:
-                self._flush()
-            while queue and queue[0].complete:
+        try:
+            for video in videos:
+                queue.append(InProgress(video))
+                self._read(queue[-1], find(video))
+                if isolate:
+                    self._flush()
+                while queue and queue[0].complete:
+                    yield self._result(queue.pop(0))
+            self._flush()
+            while queue:
                 yield self._result(queue.pop(0))
-        self._flush()
-        for progress in queue:
-            yield self._result(progress)
+        finally:
+            for progress in queue:
+                progress.free()
 
     def _flush(self) -> None:
         for batcher in self._batchers:
             with self._timed(batcher.name):
                 batcher.flush()
 
-    def _read(self, video: SourceVideo, stored: StoredVideo | None) -> InProgress:
+    def _read(self, progress: InProgress, stored: StoredVideo | None) -> None:
         """Decodes one video, feeding every extractor; what fails is kept in `failure`."""
-        progress = InProgress(video)
+        video = progress.video
         try:
             if stored is not None and stored.failed:
                 raise _failure_of(stored)
@@ -126,7 +130,6 @@ class Worker:
         except VideoError as err:
             progress.failure = err
         progress.closed = True
-        return progress
 
     def _missing(self, progress: InProgress) -> set[str]:
         """Names of what is to be made."""
@@ -278,11 +281,13 @@ class Worker:
 
     def _result(self, progress: InProgress) -> tuple[InProgress, VideoSample | None]:
         sample = None
-        if progress.failure is None:
-            try:
+        try:
+            if progress.failure is None:
                 sample = self._sample(progress)
-            except VideoError as err:
-                progress.failure = err
+        except VideoError as err:
+            progress.failure = err
+        finally:
+            progress.free()
         return progress, sample
 
     def _sample(self, progress: InProgress) -> VideoSample:
@@ -318,10 +323,16 @@ class Worker:
         }
 
     def _track(self, batcher: Batcher, progress: InProgress) -> Track:
-        spec = batcher.extractor.spec
+        spec, made = batcher.extractor.spec, progress.rows[batcher.name]
+        rows = np.empty((len(made), spec.dim), spec.dtype)
+        first = 0
         with blaming(progress.video, batcher.name):
-            rows = batcher.extractor.finish(_joined(progress.rows.pop(batcher.name)))
-        return Track(rows.astype(spec.dtype), start=spec.start, hop=spec.hop)
+            for block in batcher.extractor.finish(made):
+                rows[first : first + len(block)] = block
+                first += len(block)
+            if first != len(rows):
+                raise ValueError(f"of {len(rows)} rows, {first} were finished")
+        return Track(rows, start=spec.start, hop=spec.hop)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -330,17 +341,6 @@ class Worker:
             yield
         finally:
             self.stage_seconds[stage] += time.monotonic() - started
-
-
-def _joined(blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The blocks one after the other; each is freed as it is copied, for hours of rows."""
-    rows = np.empty((sum(map(len, blocks)), *blocks[0].shape[1:]), np.float32)
-    end = len(rows)
-    while blocks:
-        block = blocks.pop()
-        rows[end - len(block) : end] = block
-        end -= len(block)
-    return rows
 
 
 def _failure_of(stored: StoredVideo) -> VideoError:

@@ -32,7 +32,8 @@ def streamed(samples, chunk=50_000, **settings):
     windows = [window for first in range(0, len(samples), chunk)
                for window in cutter.push(samples[first : first + chunk])]  # fmt: skip
     windows += cutter.finish()
-    return extractor.finish(np.concatenate([extractor.extract([w])[0] for w in windows]))
+    blocks = [extractor.extract([window])[0] for window in windows]
+    return np.concatenate(list(extractor.finish(blocks)))
 
 
 def by_librosa(samples, bands=40):

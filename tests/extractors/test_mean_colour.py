@@ -17,7 +17,7 @@ def test_the_colour_of_each_second(media, decode_all):
     cutter = WindowCutter(extractor.windowing)
     windows = [*cutter.push(decode_all(path, extractor.view).views[extractor.view]),
                *cutter.finish()]  # fmt: skip
-    track = extractor.finish(np.concatenate(extractor.extract(windows)))
+    track = np.concatenate(list(extractor.finish(extractor.extract(windows))))
     np.testing.assert_allclose(track, np.repeat(colours, 2, axis=0) / 255, atol=0.01)
     assert (extractor.spec.start, extractor.spec.hop, extractor.spec.dim) == (0.25, 0.5, 3)
     assert extractor.weights_sha256 is None

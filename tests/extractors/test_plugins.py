@@ -44,7 +44,7 @@ def test_the_documented_example_works(installed):
     assert extractor.spec.hop == 0.25
     grey = Window(np.full((1, 32, 32, 3), 51, np.uint8), 1)
     (rows,) = extractor.extract([grey])
-    np.testing.assert_allclose(extractor.finish(rows), [[0.2]], rtol=1e-6)
+    np.testing.assert_allclose(next(iter(extractor.finish([rows]))), [[0.2]], rtol=1e-6)
     assert installed_plugins() == ["brightness", "gone"]
     other = config.model_copy(
         update={"extractors": {"light": settings.model_copy(update={"settings": {"rate": 2.0}})}}

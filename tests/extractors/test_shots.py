@@ -81,8 +81,8 @@ def track_of(model, frames, chunk=33):
     cutter = WindowCutter(model.windowing)
     windows = [w for i in range(0, len(frames), chunk) for w in cutter.push(frames[i : i + chunk])]
     windows += cutter.finish()
-    rows = np.concatenate([model.extract([window])[0] for window in windows])
-    return Track(model.finish(rows), model.spec.start, model.spec.hop)
+    blocks = [model.extract([window])[0] for window in windows]
+    return Track(np.concatenate(list(model.finish(blocks))), model.spec.start, model.spec.hop)
 
 
 def test_rows_are_the_published_networks(model):

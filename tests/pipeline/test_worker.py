@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from extractors.captions import read_captions
 from extractors.errors import Reason, VideoError
+from extractors.extractor import Blocks
 from extractors.ffmpeg import ffmpeg_binary
 from extractors.log_mel import LogMel
 from extractors.mean_colour import MeanColour
@@ -155,10 +156,10 @@ def test_rows_that_cannot_be_finished_fail_their_video_alone(
     calls = iter([False, True, False])
     original = LogMel.finish
 
-    def finish(self: LogMel, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(self: LogMel, blocks: Blocks) -> Blocks:
         if next(calls):
             raise ValueError("no")
-        return original(self, rows)
+        return original(self, blocks)
 
     monkeypatch.setattr(LogMel, "finish", finish)
     found = extract([source(path) for path in colours[:3]])
