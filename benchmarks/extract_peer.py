@@ -39,6 +39,7 @@ from measuring import Command, Cost, Ratio, alternate, ratio, run
 from pipeline.samples import read_shard
 
 AT_LEAST = 2.5
+BFLOAT16 = "_bfloat16"
 WHAT = "videos per CPU second, ours / peer"
 PREPARE = """
 import json, os, sys
@@ -142,14 +143,34 @@ def measure_peer(
         }
         costs |= alternate(parts, repeats, say)
         ratios += ratios_of(pairing.name, costs, pairing.at_least)
+    more, compared = measure_at_once(pairings, weights, folder, core, repeats, costs, videos, say)
+    return costs | more, [*ratios, *compared]
+
+
+def measure_at_once(
+    pairings: Sequence[Pairing], weights: dict[str, str], folder: Path, core: int, repeats: int,
+    costs: dict[str, list[Cost]], videos: Sequence[Path], say: Callable[[str], None],
+) -> tuple[dict[str, list[Cost]], list[Ratio]]:  # fmt: skip
+    """One run of ours with all tracks, and one with their networks in bfloat16 where those were
+    asked for, against the peer's extractors in turn."""
+    by_name = {pairing.name: pairing for pairing in pairings}
     counted = [pairing for pairing in pairings if pairing.at_least is not None]
-    together = Ours("at_once", {p.name: ours_of(p, weights) for p in counted}, folder, core)
-    costs |= alternate({"at once: ours": lambda: together.run(videos)}, repeats, say)
+    quick = [by_name.get(pairing.name + BFLOAT16, pairing) for pairing in counted]
+    ways = {"at once: ours": counted} | ({} if quick == counted else {"at once: bfloat16": quick})
+    parts = {}
+    for number, (name, chosen) in enumerate(ways.items()):
+        tracks = {p.name: ours_of(p, weights) for p in chosen}
+        together = Ours(f"at_once{number}", tracks, folder, core)
+        parts[name] = lambda run=together.run: run(videos)
+    found = alternate(parts, repeats, say)
     runs = zip(*(costs[f"{pairing.name}: peer"] for pairing in counted), strict=True)
     in_turn = [sum(cost.cpu for cost in each) for each in runs]
     what = " + ".join(pairing.name for pairing in counted)
-    ours = [cost.cpu for cost in costs["at once: ours"]]
-    return costs, [*ratios, ratio(f"{WHAT}: {what}, ours at once", in_turn, ours)]
+    ratios = [
+        ratio(f"{WHAT}: {what}, {name}", in_turn, [c.cpu for c in found[name]], at_least=AT_LEAST)
+        for name in ways
+    ]
+    return found, ratios
 
 
 def ratios_of(name: str, costs: dict[str, list[Cost]], at_least: float | None) -> list[Ratio]:

@@ -44,6 +44,17 @@ def test_help_loads_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_a_worker_that_fills_an_index_on_ray_loads_no_networks() -> None:
+    """torch and Ray Data take each of them longer to import than a shard takes to add."""
+    code = (
+        "import sys; import index.run_ray, index.partial; "
+        "print([name for name in ('torch', 'ray.data', 'pandas') if name in sys.modules])"
+    )
+    line = [sys.executable, "-c", code]
+    result = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_every_dependency_is_pinned() -> None:
     constraints = (ROOT / "constraints.txt").read_text()
     pinned = {line.partition("==")[0].lower() for line in constraints.splitlines() if "==" in line}

@@ -10,6 +10,7 @@ from index.embedding_shards import (
     MODALITIES,
     ClipRow,
     clip_table,
+    embedding_batches,
     embedding_numbers,
     embedding_url,
     is_whole,
@@ -132,3 +133,32 @@ def test_only_shards_with_a_record_count(tmp_path: Path) -> None:
     storage.publish_bytes(embedding_url(str(tmp_path), 9, ".parquet"), b"unfinished")
     assert embedding_numbers(str(tmp_path)) == [4]
     assert embedding_numbers(str(tmp_path / "nowhere")) == []
+
+
+@pytest.mark.parametrize(
+    ("targets", "clips"), [(("video",), CLIPS[:1]), (("audio", "text"), CLIPS)]
+)
+@pytest.mark.parametrize("columns", [["id"], ["id", "sum_embedding"], ["text_embedding", "id"]])
+def test_clips_without_a_sum_are_left_out_whatever_is_read(
+    tmp_path: Path, targets: tuple[str, ...], clips: list[ClipRow], columns: list[str]
+) -> None:
+    """Also where the sums themselves are not asked for: the statistics tell whether one is null."""
+    table = clip_table(CLIPS, ONES, PRESENT, targets)
+    publish(str(tmp_path), table)
+    (batch,) = embedding_batches(str(tmp_path), 4, columns)
+    assert batch.column_names == columns
+    assert batch.column("id").to_pylist() == [clip.id for clip in clips]
+    if "sum_embedding" in columns:
+        expected = table.column("sum_embedding").drop_null().to_pylist()
+        assert batch.column("sum_embedding").to_pylist() == expected
+
+
+def test_vectors_are_packed_so_that_they_are_read_fast(tmp_path: Path) -> None:
+    """No dictionary, which vectors do not have; bytes of a kind together, which compress."""
+    publish(str(tmp_path), clip_table(CLIPS, ONES, PRESENT, ("video",)))
+    group = pq.ParquetFile(tmp_path / "embeddings/000004.parquet").metadata.row_group(0)
+    columns = {c.path_in_schema: c for c in map(group.column, range(group.num_columns))}
+    vectors = columns["sum_embedding.list.element"]
+    assert "BYTE_STREAM_SPLIT" in vectors.encodings
+    assert not vectors.has_dictionary_page
+    assert columns["text"].has_dictionary_page
