@@ -3,7 +3,7 @@
 It needs numpy 1 and so an environment of its own:
 
     python3.11 -m venv PEER_VENV
-    PEER_VENV/bin/pip install autofaiss==2.18.0 faiss-cpu==1.15.1 'numpy<2' 'pyarrow<22'
+    PEER_VENV/bin/pip install autofaiss==2.18.0 faiss-cpu==1.13.2 'numpy<2' 'pyarrow<22'
 
 Both are told the bytes that the index may have and the 10 ms that a query may take, which is the
 default of both. Recall is compared at equal time: ours at the most thorough setting of its search
