@@ -132,17 +132,21 @@ def measure_peer(
     ratios: list[Ratio] = []
     pairings = [pairing for pairing in PAIRINGS if pairing.name in peer.pairings]
     for pairing in pairings:
-        theirs = Theirs(peer, pairing, folder, core)
-        ours = Ours(pairing.name, {pairing.name: ours_of(pairing, weights)}, folder, core)
-        check_rows(theirs, ours, videos[0])
+        name, whom = pairing.name, pairing.name.removesuffix(BFLOAT16)
+        ours = Ours(name, {name: ours_of(pairing, weights)}, folder, core)
         parts = {
-            f"{pairing.name}: peer": lambda run=theirs.run: run(videos),
-            f"{pairing.name}: ours": lambda run=ours.run: run(videos),
-            f"{pairing.name}: peer, no video": lambda run=theirs.run: run([]),
-            f"{pairing.name}: ours, no video": lambda run=ours.run: run([]),
+            f"{name}: ours": lambda run=ours.run: run(videos),
+            f"{name}: ours, no video": lambda run=ours.run: run([]),
         }
+        if f"{whom}: peer" not in costs:  # it has no other precision: once is enough
+            theirs = Theirs(peer, pairing, folder, core)
+            check_rows(theirs, ours, videos[0])
+            parts |= {
+                f"{whom}: peer": lambda run=theirs.run: run(videos),
+                f"{whom}: peer, no video": lambda run=theirs.run: run([]),
+            }
         costs |= alternate(parts, repeats, say)
-        ratios += ratios_of(pairing.name, costs, pairing.at_least)
+        ratios += ratios_of(name, whom, costs, pairing.at_least)
     more, compared = measure_at_once(pairings, weights, folder, core, repeats, costs, videos, say)
     return costs | more, [*ratios, *compared]
 
@@ -155,6 +159,8 @@ def measure_at_once(
     asked for, against the peer's extractors in turn."""
     by_name = {pairing.name: pairing for pairing in pairings}
     counted = [pairing for pairing in pairings if pairing.at_least is not None]
+    if not counted:
+        return {}, []
     quick = [by_name.get(pairing.name + BFLOAT16, pairing) for pairing in counted]
     ways = {"at once: ours": counted} | ({} if quick == counted else {"at once: bfloat16": quick})
     parts = {}
@@ -173,12 +179,13 @@ def measure_at_once(
     return found, ratios
 
 
-def ratios_of(name: str, costs: dict[str, list[Cost]], at_least: float | None) -> list[Ratio]:
-    """Of whole commands, and of what the videos alone took."""
-    cpu = {who: [cost.cpu for cost in costs[f"{name}: {who}"]] for who in ("peer", "ours")}
-    empty = {
-        who: [cost.cpu for cost in costs[f"{name}: {who}, no video"]] for who in ("peer", "ours")
-    }
+def ratios_of(
+    name: str, whom: str, costs: dict[str, list[Cost]], at_least: float | None
+) -> list[Ratio]:
+    """Of whole commands, and of what the videos alone took; the peer's stand under `whom`."""
+    sides = {"peer": f"{whom}: peer", "ours": f"{name}: ours"}
+    cpu = {who: [cost.cpu for cost in costs[side]] for who, side in sides.items()}
+    empty = {who: [cost.cpu for cost in costs[f"{side}, no video"]] for who, side in sides.items()}
     net = {who: [a - b for a, b in zip(cpu[who], empty[who], strict=True)] for who in cpu}
     return [
         ratio(f"{WHAT}: {name}", cpu["peer"], cpu["ours"], at_least=at_least),
