@@ -68,8 +68,8 @@ def build_index(
     """Embeds every clip of `dataset` with the model of `run` and publishes an index at `output`.
 
     Feature shards whose embeddings are current are kept (`BuildProgress.kept`). Every executor
-    and number of workers gives the same bytes where FAISS has as many threads (OMP_NUM_THREADS): they
-    decide the last bits of its k-means. The card is published last: an index without one,
+    and number of workers gives the same bytes where FAISS has as many threads (OMP_NUM_THREADS):
+    they decide the last bits of its k-means. The card is published last: an index without one,
     or one whose files are not the card's, is refused by `index.search.open_index`. Raises
     UsageError for a dataset without shards or a factory string that FAISS refuses, AbortError for
     an output that holds another dataset's embeddings.
