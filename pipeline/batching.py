@@ -118,8 +118,12 @@ class Batcher:
             self._deliver(owner, rows)
 
     def _deliver(self, owner: InProgress, rows: NDArray[np.float32]) -> None:
-        owner.rows[self.name].append(rows)
         owner.num_waiting -= 1
+        try:
+            with blaming(owner.video, self.name):
+                owner.rows[self.name].append(rows)
+        except VideoError as err:
+            owner.failure = err
 
 
 @contextlib.contextmanager

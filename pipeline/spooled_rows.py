@@ -27,7 +27,11 @@ class SpooledRows:
         self._count = self._width = 0
 
     def append(self, rows: NDArray[np.float32]) -> None:
-        """Adds rows (n, D). Raises AbortError where the temporary folder is full."""
+        """Adds rows (n, D). Raises ValueError for another shape than the others have, AbortError
+        where the temporary folder is full."""
+        if rows.ndim != 2 or (self._count and rows.shape[1] != self._width):
+            expected = f"(n, {self._width})" if self._count else "(n, D)"
+            raise ValueError(f"rows are {expected}, got {rows.shape}")
         self._count += len(rows)
         self._width = rows.shape[1]
         try:

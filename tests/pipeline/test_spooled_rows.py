@@ -62,6 +62,14 @@ def test_what_is_given_out_cannot_be_overwritten(spooled: SpooledRows) -> None:
         found[0] = 0
 
 
+@pytest.mark.parametrize("shape", [(3,), (3, WIDTH + 1), (1, 2, WIDTH)])
+def test_rows_of_another_shape_are_refused(spooled: SpooledRows, shape: tuple[int, ...]) -> None:
+    spooled.append(blocks([2])[0])
+    with pytest.raises(ValueError, match=rf"rows are \(n, {WIDTH}\), got"):
+        spooled.append(np.zeros(shape, np.float32))
+    assert len(spooled) == 2
+
+
 def test_many_rows_take_no_memory() -> None:
     """200 MB of rows, in a process of its own: the peak grows by what may lie in memory, its copy
     on the way to disk and a few blocks."""

@@ -169,6 +169,42 @@ def test_rows_that_cannot_be_finished_fail_their_video_alone(
     assert (failure.reason, failure.stage) == (Reason.EXTRACTOR_ERROR, "audio")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda blocks: (block[:-1] for block in blocks), "of 4 rows, 3 were finished"),
+        (lambda blocks: [*blocks, *blocks], "could not broadcast"),
+    ],
+)
+def test_a_track_of_another_length_is_that_videos_failure(
+    extract: Callable[..., Found],
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Blocks], Blocks],
+    said: str,
+) -> None:
+    monkeypatch.setattr(MeanColour, "finish", lambda _, blocks: change(blocks))
+    ((progress, sample),) = extract([source(clip)])
+    assert sample is None
+    assert progress.failure is not None
+    assert said in progress.failure.message
+
+
+def test_rows_without_columns_are_that_videos_failure(
+    extract: Callable[..., Found], colours: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = MeanColour.extract
+
+    def flat(self: MeanColour, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+        return [rows[0] if rows.min() > 0.9 else rows for rows in original(self, windows)]
+
+    monkeypatch.setattr(MeanColour, "extract", flat)
+    found = extract([source(path) for path in colours])
+    failures = {progress.video.key: progress.failure for progress, _ in found if progress.failure}
+    assert list(failures) == ["white"]
+    assert "rows are (n, D), got (3,)" in failures["white"].message
+
+
 def test_a_bug_is_not_a_video_failure(
     extract: Callable[..., Found], clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
