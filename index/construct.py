@@ -12,8 +12,7 @@ may differ from a CPU's.
 N vectors, D dimension, L lists.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import faiss
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from extractors.errors import UsageError
 from index.config import Metric
-from index.vectors import empty_index, last_line
+from index.vectors import empty_index, faiss_threads, last_line
 
 POINTS_A_LIST = 64
 """Training vectors a list: between FAISS's least (39) and most (256)."""
@@ -81,7 +80,7 @@ def add_vectors(index: faiss.Index, batches: Iterable[NDArray[np.float32]]) -> f
     """
     graph = has_graph(index)
     accelerated = None if graph else _on_gpus(index)
-    with _threads(1 if graph else None):
+    with faiss_threads(1 if graph else None):
         for batch_ND in batches:
             if len(batch_ND):
                 (accelerated or index).add(batch_ND)
@@ -230,7 +229,7 @@ def _train_coarse(
         typed = faiss.downcast_index(typed.index)
     if isinstance(typed, faiss.IndexIVF):
         centres_LD = _centres(typed, x_ND) if centres_LD is None else centres_LD
-        with _threads(1):
+        with faiss_threads(1):
             typed.quantizer.train(centres_LD)
             typed.quantizer.add(centres_LD)
 
@@ -260,15 +259,3 @@ def _on_gpus(index: faiss.Index) -> faiss.Index | None:
         return faiss.index_cpu_to_all_gpus(index)
     except RuntimeError:  # a type without a GPU version
         return None
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """FAISS's threads within the block; None leaves them."""
-    before = faiss.omp_get_max_threads()
-    if count is not None:
-        faiss.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from index.config import IndexConfig, Metric
 from index.construct import has_graph
 from index.search_parameters import apply_parameters, search_allowed, tunable_values
-from index.vectors import faiss_metric, prepared
+from index.vectors import faiss_metric, faiss_threads, prepared
 
 NOISE = 0.3
 RANKS = (1, 10, 100)
@@ -195,13 +195,9 @@ def _recalls(index: faiss.Index, held_out: HeldOut, allowed_N: Mask) -> dict[str
 
 
 def _single_ms(index: faiss.Index, queries_QD: NDArray[np.float32], allowed_N: Mask) -> list[float]:
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        parts = [queries_QD[i : i + 1] for i in range(len(queries_QD))]
+    parts = [queries_QD[i : i + 1] for i in range(len(queries_QD))]
+    with faiss_threads(1):
         return [_search_ms(index, part_1D, allowed_N) for part_1D in parts]
-    finally:
-        faiss.omp_set_num_threads(threads)
 
 
 def _batch_ms(index: faiss.Index, queries_QD: NDArray[np.float32], allowed_N: Mask) -> list[float]:

@@ -25,7 +25,7 @@ from index.embedding_shards import (
     vector_name,
     vectors_of,
 )
-from index.vectors import prepared
+from index.vectors import faiss_threads, prepared
 
 Result = TypeVar("Result")
 
@@ -70,8 +70,8 @@ def each_block(work: Callable[[Block], Result], blocks: Sequence[Block]) -> Iter
         return
 
     def alone(block: Block) -> Result:
-        faiss.omp_set_num_threads(1)
-        return work(block)
+        with faiss_threads(1):
+            return work(block)
 
     with ThreadPoolExecutor(min(len(blocks), faiss.omp_get_max_threads())) as pool:
         yield from pool.map(alone, blocks)

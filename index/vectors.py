@@ -3,6 +3,8 @@
 N vectors, D dimension.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import faiss
@@ -77,6 +79,18 @@ def read_faiss(url: str, *, mapped: bool = True) -> faiss.Index:
         return faiss.deserialize_index(np.frombuffer(storage.read_bytes(url), np.uint8))
     except RuntimeError as err:
         raise AbortError(f"{url}: not a FAISS index: {last_line(err)}") from err
+
+
+@contextmanager
+def faiss_threads(count: int | None) -> Iterator[None]:
+    """FAISS's threads within the block, in this thread of Python; None leaves them."""
+    before = faiss.omp_get_max_threads()
+    if count is not None:
+        faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def last_line(err: RuntimeError) -> str:
