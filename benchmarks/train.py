@@ -23,7 +23,6 @@ figure is the median of the ratios of --repeats alternating runs. Exit code 1 wh
 import argparse
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,19 +30,14 @@ from typing import Any
 
 import faiss
 import torch
-from figures import check_known, described
-from measuring import Cost, Ratio, medians
+from figures import Findings, check_known, conclude, say
 from official_mcn import use_clone
-from rich.console import Console
-from rich.table import Table
 from train_clustering import measure_kmeans, measure_queue
 from train_data import Measured
 from train_sampling import measure_processes, measure_sampling, measure_waiting
 from train_step import measure_step
 
 PARTS = ("rest", "step", "kmeans", "sampling", "waiting", "processes", "queue")
-
-console = Console()
 
 
 def main() -> None:
@@ -60,28 +54,14 @@ def main() -> None:
     faiss.omp_set_num_threads(arguments.threads)
     if arguments.official is not None:
         use_clone(arguments.official)
-    costs: dict[str, list[Cost]] = {}
-    ratios: list[Ratio] = []
     facts: dict[str, Any] = {"torch": torch.__version__, "load_at_start": os.getloadavg()[0]}
+    findings = Findings(arguments.output, facts)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for name, measure in parts(arguments, Path(folder), facts).items():
             if name in arguments.parts:
-                found, more = measure()
-                costs |= found
-                ratios += more
-                arguments.output.write_text(
-                    json.dumps(
-                        {
-                            "facts": facts,
-                            "ratios": described(ratios),
-                            "costs": medians(costs),
-                        },
-                        indent=2,
-                    )
-                    + "\n"
-                )
-    show(ratios, facts)
-    sys.exit(1 if any(found.holds is False for found in ratios) else 0)
+                findings.keep(*measure())
+    say(json.dumps(facts))
+    conclude(findings, "Training")
 
 
 def parts(
@@ -101,20 +81,6 @@ def parts(
         "queue": measure_queue,
     }
     return (against if official is not None else {}) | alone
-
-
-def show(ratios: list[Ratio], facts: dict[str, Any]) -> None:
-    """As a table."""
-    table = Table("what", "ratio", "limit", "each")
-    for found in ratios:
-        sign = "" if found.limit is None else (">= " if found.at_least else "<= ")
-        mark = {True: "", False: " missed", None: ""}[found.holds]
-        limit = "" if found.limit is None else f"{sign}{found.limit:g}{mark}"
-        table.add_row(
-            found.what, f"{found.value:.2f}", limit, " ".join(f"{v:.2f}" for v in found.each)
-        )
-    console.print(table)
-    console.print_json(json.dumps(facts))
 
 
 if __name__ == "__main__":

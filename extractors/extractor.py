@@ -1,4 +1,4 @@
-"""What an extractor is: facts that can be read before anything loads, and three verbs."""
+"""What an extractor is: facts that can be read before anything loads, and four verbs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
