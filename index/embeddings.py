@@ -38,7 +38,7 @@ class Embedder:
 
 
 def load_embedder(run: str, device: torch.device) -> Embedder:
-    """The model of a run's last checkpoint. Raises UsageError where there is none."""
+    """A run's model, of the checkpoint that its settings name; UsageError where there is none."""
     loaded = load_run(run, device)
     return Embedder(run=loaded, device=device, digest=_model_digest(loaded))
 

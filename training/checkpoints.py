@@ -37,6 +37,7 @@ FREE_KEYS = frozenset(
         "checkpoint_epochs",
         "keep_last",
         "keep_best",
+        "use_checkpoint",
         "wandb_project",
         "sampling.cache_megabytes",
     }
@@ -86,6 +87,21 @@ def code_version() -> str:
         return "source"
 
 
+@dataclass(frozen=True)
+class Score:
+    """What the best checkpoint is chosen by."""
+
+    measure: Literal["loss", "validation_recall"]
+    value: float
+
+    def beats(self, best: Mapping[str, Any]) -> bool:
+        """Whether it is better than the best one so far, as a card has it."""
+        if best.get("measure") != self.measure:
+            return True
+        larger: bool = self.value > best["value"]
+        return larger if self.measure == "validation_recall" else self.value < best["value"]
+
+
 def save_checkpoint(
     run: str,
     step: int,
@@ -93,18 +109,17 @@ def save_checkpoint(
     card: dict[str, Any],
     *,
     keep_last: int = 1,
-    candidate: float | None = None,
+    score: Score | None = None,
     kind: Kind = "mcn",
 ) -> None:
     """Publishes the state, then the card that names it, then deletes older checkpoints.
 
-    The newest `keep_last` stay, and the best one: that with the lowest `candidate` (a loss) of
-    all that were given one.
+    The newest `keep_last` stay, and the best one of all that were given a score.
     """
     name = f"step_{step:08d}.pt"
     with storage.publishing(storage.join(run, "checkpoints", name)) as temporary:
         torch.save(state, temporary)
-    best = _best(run, step, name, candidate, kind)
+    best = _best(run, step, name, score, kind)
     url = storage.join(run, "card.json")
     storage.publish_json(url, card | {"checkpoint": name, "best": best})
     storage.remove(storage.join(run, STARTED))
@@ -115,14 +130,13 @@ def save_checkpoint(
         storage.remove(storage.join(run, "checkpoints", other))
 
 
-def _best(
-    run: str, step: int, name: str, candidate: float | None, kind: Kind
-) -> dict[str, Any] | None:
-    """{'checkpoint', 'step', 'loss'} of the best one so far, this one included."""
-    before = (read_card(run, kind) or {}).get("best")
-    if candidate is None or (before is not None and before["loss"] <= candidate):
+def _best(run: str, step: int, name: str, score: Score | None, kind: Kind) -> dict[str, Any] | None:
+    """{'checkpoint', 'step', 'measure', 'value'} of the best one so far, this one included; of
+    equals the first."""
+    before: dict[str, Any] | None = (read_card(run, kind) or {}).get("best")
+    if score is None or (before is not None and not score.beats(before)):
         return before
-    return {"checkpoint": name, "step": step, "loss": candidate}
+    return {"checkpoint": name, "step": step, "measure": score.measure, "value": score.value}
 
 
 def _checkpoint_names(run: str) -> list[str]:
@@ -164,26 +178,45 @@ def load_state(
     run: str, card: Mapping[str, Any], device: torch.device, which: Which = "last"
 ) -> dict[str, Any]:
     """The state of a checkpoint that a card names. Raises UsageError where no best one was kept."""
-    if which == "best" and card.get("best") is None:
-        raise UsageError(f"{run}: kept no best checkpoint; use the last, or set train.keep_best")
-    name = card["checkpoint"] if which == "last" else card["best"]["checkpoint"]
-    url = storage.join(run, "checkpoints", name)
+    url = storage.join(run, "checkpoints", _checkpoint_name(run, card, which))
     path = storage.local_path(url)
     source: Path | io.BytesIO = path if path is not None else io.BytesIO(storage.read_bytes(url))
     state: dict[str, Any] = torch.load(source, map_location=device, weights_only=True)
     return state
 
 
-def load_run(run: str, device: torch.device, which: Which = "last") -> Run:
-    """The model of a run's last or best checkpoint. Raises UsageError where there is none."""
+def _checkpoint_name(run: str, card: Mapping[str, Any], which: Which) -> str:
+    if which == "best" and card.get("best") is None:
+        raise UsageError(f"{run}: kept no best checkpoint; use the last, or set train.keep_best")
+    name: str = card["checkpoint"] if which == "last" else card["best"]["checkpoint"]
+    return name
+
+
+def load_run(run: str, device: torch.device, which: Which | None = None) -> Run:
+    """The model of a run's last or best checkpoint; None: as `use_checkpoint` of its settings says.
+
+    Raises UsageError where there is none.
+    """
     card = read_card(run)
     if card is None:
         raise UsageError(f"{run}: no card.json, so no trained model; run `pipeline run train`")
     config = load_settings(TrainConfig, [(f"{run}/card.json", json.dumps(card["config"]))])
     dims = TrackDims(**card["dims"] | {"visual": tuple(card["dims"]["visual"])})
     model = build_model(config, dims)
-    model.load_state_dict(load_state(run, card, device, which)["model"])
+    state = load_state(run, card, device, which or config.use_checkpoint)
+    model.load_state_dict(state["model"])
     return Run(model.to(device).eval(), config, card)
+
+
+def choose_checkpoint(run: str, card: Mapping[str, Any], config: TrainConfig) -> None:
+    """Has a finished run's card say `config.use_checkpoint`. Raises UsageError where no best
+    checkpoint was kept."""
+    if card["config"].get("use_checkpoint", "last") == config.use_checkpoint:
+        return
+    _checkpoint_name(run, card, config.use_checkpoint)
+    chosen = {**card["config"], "use_checkpoint": config.use_checkpoint}
+    storage.publish_json(storage.join(run, "card.json"), {**card, "config": chosen})
+    write_config(run, config)
 
 
 def check_same_run(

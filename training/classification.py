@@ -21,13 +21,12 @@ from training.checkpoints import load_run
 from training.clips import Float32
 from training.embedding import unit_rows
 from training.evaluation import (
-    QUERY_BLOCK,
     EvaluationSet,
     embed_captions,
     load_evaluation_set,
     named_split,
-    row_blocks,
 )
+from training.retrieval import QUERY_BLOCK, row_blocks
 from training.retrieval_metrics import Recall, merge_recalls, recall_of_sets
 
 Classifier = Literal["logistic", "svm"]

@@ -19,6 +19,9 @@ class SamplingConfig(Settings):
     )
     """What of a dataset is read, at least two: the model has no branch for the others
     (paper: all three; its ablation leaves out sound or picture)."""
+    split: str | None = None
+    """Train on the videos of this split alone. null: on all but those of the splits `test` and
+    `validation` (or `valid`, `val`)."""
     visual_tracks: tuple[str, ...] = ("visual_2d", "visual_3d")
     """Tracks of the picture. Each is max-pooled over the clip and L2-normalised, then they are
     concatenated in this order (paper: 2D, then 3D)."""
@@ -229,7 +232,13 @@ class TrainConfig(Settings):
     keep_last: int = Field(default=1, ge=1)
     """Checkpoints kept, the newest ones."""
     keep_best: bool = True
-    """Keep also the checkpoint of the end of the epoch that had the lowest mean loss."""
+    """Keep also the checkpoint of the end of the best epoch: of the highest recall on validation
+    videos, or of the lowest mean loss where the dataset has none."""
+    use_checkpoint: Literal["last", "best"] = "last"
+    """The one that evaluation, index and search take; best needs `keep_best`."""
+    validation_clips: int = Field(default=1000, ge=1)
+    """Clips of the split `validation` (or `valid`, `val`) that retrieval is measured on with every
+    checkpoint at the end of an epoch. They stay in memory."""
     log_steps: int = Field(default=10, ge=1)
     """Steps from one row of metrics.jsonl and TensorBoard to the next."""
     wandb_project: str | None = None

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
-from extractors.errors import AbortError
+from extractors.errors import AbortError, UsageError
 from training import checkpoints, distributed
+from training.clips import ClipInputs
 from training.config import TrainConfig
 from training.metrics_log import MetricsLog, check_wandb
 from training.provenance import check_current, stored_digest
 from training.sampling import ClipSampler, open_training_set, read_ahead
 from training.steps import Training, start_training, training_step
+from training.validation import VALIDATION_RECALL, load_validation_clips, validate
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class _Session:
     """Of the card, those that no step changes."""
     log: MetricsLog | None
     """On rank 0 alone."""
+    validation: list[ClipInputs]
+    """The clips of `validate`; on rank 0 alone."""
 
 
 def train(
@@ -63,7 +67,8 @@ def train(
 ) -> dict[str, float]:
     """Trains on a dataset's shards into the run folder `output`; returns the final metrics.
 
-    The metrics are the losses' means over the last epoch. A finished run is left alone, an
+    The metrics are the losses' means over the last epoch and what `validate` found at its end. A
+    finished run is left alone, an
     interrupted one goes on from its last checkpoint, on the CPU bit for bit.
 
     With torch.distributed set up, every rank calls this and `output` is a place that all of them
@@ -73,6 +78,7 @@ def train(
     finite, UsageError for a run of other settings.
     """
     check_wandb(config.wandb_project)
+    _check_best(config)
     rank, world_size = distributed.world()
     check_current(dataset)
     training_set = open_training_set(dataset, config.sampling)
@@ -80,6 +86,8 @@ def train(
     card = checkpoints.earlier_run(output, config, digest)
     if card is not None and card["finished"]:
         logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
+        if rank == 0:
+            checkpoints.choose_checkpoint(output, card, config)
         return dict(card["metrics"])
     sampler = ClipSampler(training_set, config, rank, world_size)
     if sampler.batch_videos < world_size:
@@ -103,6 +111,7 @@ def train(
         total_steps=config.epochs * sampler.batches_per_epoch,
         facts=facts,
         log=MetricsLog(output, training.step + 1, config) if rank == 0 else None,
+        validation=load_validation_clips(training_set, config) if rank == 0 else [],
     )
     try:
         while training.epoch < config.epochs:
@@ -113,6 +122,13 @@ def train(
     if rank == 0 and not training.clustering.started and config.loss.clustering_weight > 0:
         logger.warning("%s: clustering never started: fewer rows than clusters", output)
     return training.metrics
+
+
+def _check_best(config: TrainConfig) -> None:
+    if config.use_checkpoint == "best" and not config.keep_best:
+        raise UsageError(
+            "train.use_checkpoint = best: no best checkpoint is kept; set train.keep_best to true"
+        )
 
 
 def _say_resuming(output: str, card: dict[str, Any], world_size: int) -> None:
@@ -160,6 +176,9 @@ def _checkpoint_due(training: Training, config: TrainConfig) -> bool:
 def _save(training: Training, session: _Session) -> None:
     """Publishes the log, the checkpoint and the card from rank 0; the others wait."""
     if session.log is not None:
+        at_epoch_end = training.batch == 0
+        if at_epoch_end and session.validation:
+            _validate(training, session, session.log)
         session.log.publish()
         progress = {
             "step": training.step,
@@ -169,13 +188,25 @@ def _save(training: Training, session: _Session) -> None:
             "metrics": training.metrics,
         }
         card = session.facts | progress
-        at_epoch_end = training.batch == 0 and session.config.keep_best
         checkpoints.save_checkpoint(
             session.output,
             training.step,
             training.state(),
             card,
             keep_last=session.config.keep_last,
-            candidate=training.metrics["loss"] if at_epoch_end else None,
+            score=_score(training) if at_epoch_end and session.config.keep_best else None,
         )
     distributed.barrier()
+
+
+def _validate(training: Training, session: _Session, log: MetricsLog) -> None:
+    """Into the metrics and the log."""
+    found = validate(training.model, session.validation, session.config, session.device)
+    training.metrics |= found
+    log.write(training.step, training.epoch - 1, found)
+
+
+def _score(training: Training) -> checkpoints.Score:
+    if VALIDATION_RECALL in training.metrics:
+        return checkpoints.Score("validation_recall", training.metrics[VALIDATION_RECALL])
+    return checkpoints.Score("loss", training.metrics["loss"])

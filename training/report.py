@@ -9,6 +9,7 @@ from pipeline import storage
 from pipeline.charts import Chart, lines, number_text
 from pipeline.report_page import Section, Table
 from training.checkpoints import flatten
+from training.validation import VALIDATION_RECALL
 
 POINTS = 400
 """Of a curve; longer ones are thinned."""
@@ -53,7 +54,7 @@ def _overview(card: Mapping[str, Any]) -> Section:
     means = tuple(
         (name, number_text(float(value))) for name, value in card.get("metrics", {}).items()
     )
-    table = Table("Means of the last epoch", ("term", "mean"), means, frozenset({1}))
+    table = Table("Metrics of the last epoch", ("metric", "value"), means, frozenset({1}))
     return Section("Run", facts=known, tables=(table,) if means else ())
 
 
@@ -62,14 +63,18 @@ def _curves(rows: Sequence[Mapping[str, float]], losses: set[str]) -> Iterator[S
     names = [
         name for name in dict.fromkeys(n for row in rows for n in row) if name not in STEP_KEYS
     ]
-    terms = [name for name in names if name in losses or name.startswith("loss")]
+    validation = [name for name in names if name.startswith(VALIDATION_RECALL)]
+    terms = [n for n in names if (n in losses or n.startswith("loss")) and n not in validation]
     pace = [name for name in names if name in PROGRESS]
-    others = [name for name in names if name not in terms and name not in pace]
+    others = [name for name in names if name not in {*terms, *pace, *validation}]
     charts = [_curve(rows, name) for name in terms]
     if len(terms) > 2:
         every = {name: _points(rows, name) for name in terms}
         charts.insert(0, lines("All loss terms", every, "step"))
     yield Section("Learning curves", charts=tuple(charts))
+    if validation:
+        charts = [_curve(rows, name) for name in validation]
+        yield Section("Validation: mean of R@1, R@5 and R@10", charts=tuple(charts))
     if others:
         charts = [_curve(rows, name) for name in others]
         yield Section("Clusters and other statistics", charts=tuple(charts))

@@ -22,6 +22,9 @@ from training.clips import Clip, ClipInputs, TrackDims, clip_inputs, draw_clips,
 from training.config import SamplingConfig, TrainConfig
 
 TEST_SPLIT = "test"
+VALIDATION_SPLITS = frozenset({"validation", "valid", "val"})
+HELD_OUT_SPLITS = VALIDATION_SPLITS | {TEST_SPLIT}
+"""Never trained on."""
 
 
 class VideoRef(NamedTuple):
@@ -38,24 +41,33 @@ class TrainingSet:
     dataset: str
     videos: tuple[VideoRef, ...]
     dims: TrackDims
+    validation: tuple[VideoRef, ...] = ()
+    """Videos to measure it on while it is trained."""
 
 
 def open_training_set(dataset: str, config: SamplingConfig) -> TrainingSet:
-    """Lists the videos whose split is not 'test' and finds the tracks' widths.
+    """Lists the videos to train on, those to validate on, and finds the tracks' widths.
 
-    Raises AbortError where there is no such video or fewer than two modalities to compare.
+    Raises AbortError where there is no video to train on or fewer than two modalities to compare.
     """
-    videos = tuple(
-        VideoRef(number, row["key"])
+    split_of = {
+        VideoRef(number, row["key"]): row["split"]
         for number in shard_numbers(dataset)
         for row in read_rows(dataset, number)
-        if row["status"] == "success" and row["split"] != TEST_SPLIT
-    )
+        if row["status"] == "success"
+    }
+    splits = set(split_of.values())
+    trained_on = splits - HELD_OUT_SPLITS if config.split is None else {config.split}
+    videos = tuple(video for video, split in split_of.items() if split in trained_on)
     if not videos:
+        asked = "other than test and validation" if config.split is None else repr(config.split)
+        found = ", ".join(sorted(str(split) for split in splits)) or "none"
         raise AbortError(
-            f"{dataset}: no videos to train on (extracted, and of a split other than "
-            f"{TEST_SPLIT!r}); run `pipeline run extract` first"
+            f"{dataset}: no videos to train on (extracted, and of a split {asked}; splits of the "
+            f"extracted videos: {found}); run `pipeline run extract` first"
         )
+    held_out = VALIDATION_SPLITS - trained_on
+    validation = tuple(video for video, split in split_of.items() if split in held_out)
     dims = track_dims(dataset, config)
     there = [bool(sum(dims.visual)), bool(dims.audio), bool(dims.text)]
     if sum(there) < 2:
@@ -63,7 +75,7 @@ def open_training_set(dataset: str, config: SamplingConfig) -> TrainingSet:
         raise AbortError(
             f"{dataset}: training needs two modalities, of the tracks {wanted} found widths {dims}"
         )
-    return TrainingSet(dataset, videos, dims)
+    return TrainingSet(dataset, videos, dims, validation)
 
 
 def track_dims(dataset: str, config: SamplingConfig) -> TrackDims:

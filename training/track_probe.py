@@ -24,10 +24,10 @@ from training.classification import (
 )
 from training.clips import Float32
 from training.embedding import unit_rows
-from training.evaluation import QUERY_BLOCK, row_blocks
 from training.probe_config import ProbeConfig
 from training.protocols.split_tables import SplitTable
 from training.provenance import check_current
+from training.retrieval import QUERY_BLOCK, row_blocks
 from training.retrieval_metrics import merge_recalls, recall_of_sets
 from training.split_scores import (
     ScoreRow,

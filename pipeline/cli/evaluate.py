@@ -65,7 +65,8 @@ def retrieval(
     debug: options.Debug = False,
 ) -> None:
     """R@1/5/10 and median rank of pairs of modalities over a dataset's clips, beside chance."""
-    from training.evaluation import DEFAULT_PAIRS, evaluate_retrieval
+    from training.evaluation import evaluate_retrieval
+    from training.retrieval import DEFAULT_PAIRS
 
     pairs, chosen = read_pairs(pair, DEFAULT_PAIRS), options.choose_device(device)
     rows = evaluate_retrieval(

@@ -9,9 +9,10 @@ from pipeline.cli import show
 
 if TYPE_CHECKING:
     from training.classification import NeighbourRow, ProbeRow
-    from training.evaluation import ClusterRow, RetrievalRow
+    from training.evaluation import ClusterRow
     from training.protocols.caption_retrieval import CaptionRetrieval
     from training.protocols.step_scores import Localisation
+    from training.retrieval import RetrievalRow
     from training.retrieval_metrics import Recall
 
 Columns = tuple[str, ...]

@@ -21,7 +21,7 @@ def save(
     make_config,
     step: int = 1,
     keep_last: int = 1,
-    candidate: float | None = None,
+    loss: float | None = None,
     **state: object,
 ) -> Mcn:
     config = make_config()
@@ -40,7 +40,7 @@ def save(
         {"model": model.state_dict()} | state,
         facts,
         keep_last=keep_last,
-        candidate=candidate,
+        score=None if loss is None else checkpoints.Score("loss", loss),
     )
     return model
 
@@ -67,14 +67,31 @@ def test_the_last_and_the_best_stay(tmp_path: Path, make_config) -> None:
     models = {}
     for step, loss in losses.items():
         torch.manual_seed(step)
-        models[step] = save(tmp_path, make_config, step, keep_last=2, candidate=loss)
+        models[step] = save(tmp_path, make_config, step, keep_last=2, loss=loss)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == [f"step_{step:08d}.pt" for step in (3, 5, 6)]
     card = checkpoints.read_card(str(tmp_path))
-    assert card["best"] == {"checkpoint": "step_00000003.pt", "step": 3, "loss": 1.0}
+    assert card["best"] == {
+        "checkpoint": "step_00000003.pt",
+        "step": 3,
+        "measure": "loss",
+        "value": 1.0,
+    }
     for which, step in (("best", 3), ("last", 6)):
         run = checkpoints.load_run(str(tmp_path), CPU, which)
         assert torch.equal(run.model.video.gate.bias, models[step].video.gate.bias)
+    card["config"]["use_checkpoint"] = "best"
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    run = checkpoints.load_run(str(tmp_path), CPU)
+    assert torch.equal(run.model.video.gate.bias, models[3].video.gate.bias)
+
+
+def test_a_score_beats_what_is_worse_by_the_same_measure() -> None:
+    before = {"measure": "validation_recall", "value": 0.5}
+    assert checkpoints.Score("validation_recall", 0.6).beats(before)
+    assert not checkpoints.Score("validation_recall", 0.5).beats(before)
+    assert checkpoints.Score("loss", 9.0).beats(before)  # the videos to validate on are gone
+    assert checkpoints.Score("loss", 9.0).beats({"loss": 1.0})  # an older card
 
 
 def test_without_a_best_one_the_last_must_do(tmp_path: Path, make_config) -> None:

@@ -10,12 +10,13 @@ import torch
 
 from training.checkpoints import Run, load_run
 from training.embedding import ClipEmbeddings, embed_clips
-from training.evaluation import RetrievalRow, caption_rows, check_any_row, retrieval_rows
+from training.evaluation import caption_rows
 from training.protocols.caption_sets import (
     CaptionedClip,
     caption_clip_inputs,
     read_captioned_clips,
 )
+from training.retrieval import RetrievalRow, check_any_row, retrieval_rows
 from training.retrieval_metrics import Recall, full_video_retrieval
 
 YOUCOOK2_FRAMES, MSRVTT_FRAMES = 5 * 1024, 3 * 1024

@@ -22,7 +22,7 @@ from pipeline.config import ExtractConfig
 from pipeline.dataset import read_dataset_card
 from pipeline.scan import map_shards
 from pipeline.shards import read_rows, shard_numbers, shard_url
-from training.sampling import TEST_SPLIT
+from training.sampling import HELD_OUT_SPLITS, TEST_SPLIT
 from training.xdc.config import XdcConfig
 from training.xdc.supervision import Modality
 
@@ -89,8 +89,8 @@ class Readable:
 
 
 def open_video_set(dataset: str, config: XdcConfig, *, test: bool = False) -> VideoSet:
-    """Lists the videos whose split is not 'test' (those whose split is, with `test`) and finds
-    their members in the shards.
+    """Lists the videos of all splits but test and validation (with `test` those of the split
+    `test`) and finds their members in the shards.
 
     Raises UsageError for a dataset without what `xdc.input` asks for or without XDC's log-mel,
     AbortError for one without enough videos or with a tar that does not hold what its parquet
@@ -101,15 +101,16 @@ def open_video_set(dataset: str, config: XdcConfig, *, test: bool = False) -> Vi
         shard_columns,
         dataset,
         config.audio_track,
-        lambda row: (row["split"] == TEST_SPLIT) == test,
+        lambda row: row["split"] == TEST_SPLIT if test else row["split"] not in HELD_OUT_SPLITS,
         raw=found.raw,
     )
     parts = map_shards(dataset, read, shard_numbers(dataset))
     rows = [row for part in parts for row in part]
     if len(rows) < (1 if test else LEAST):
+        which = "the split test" if test else "a split other than test and validation"
         raise AbortError(
-            f"{dataset}: {len(rows)} videos, extracted and of {'the' if test else 'a'} split "
-            f"{'' if test else 'other than '}{TEST_SPLIT!r}; XDC needs at least {LEAST} to train on"
+            f"{dataset}: {len(rows)} videos, extracted and of {which}; XDC needs at least {LEAST} "
+            "to train on"
         )
     labels = {label: i for i, label in enumerate(sorted({r["label"] for r in rows} - {None}))}
     videos = VideoSet(
