@@ -11,6 +11,7 @@
     sampling    clips a CPU second out of shards / by the released npz loader      at least 20
     waiting     share of a training's time in which the step waits for clips
     processes   steps a second of two processes / one on the same batch            at least 1.7
+                the same of two that share nothing, with half of the batch each: the machine's best
     queue       memory of the queue / its own size plus one batch                  at most 1.0
 
 --official is a clone of brian7685/Multimodal-Clustering-Network (no part of this project), run with

@@ -1,8 +1,11 @@
 """Clips out of shards: how many a second, how long a step waits for them, and two processes."""
 
+import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -93,32 +96,51 @@ def measure_waiting(folder: Path, facts: dict[str, Any]) -> Measured:
 
 
 def measure_processes(repeats: int, folder: Path) -> Measured:
-    """Steps of 64 clips by one process on one core, by two on two; the first two not counted."""
-    dataset = make_dataset(folder / "shared", 12, 150.0, WordVectors(300))
-    config = official_sampling(batch_videos=VIDEOS, cache=1024.0)
-    config = config.model_copy(update={"epochs": 1, "checkpoint_steps": 1000})
+    """Steps of 64 clips by one process on one core, by two on two; the first two not counted.
+
+    Beside them two processes that know nothing of each other, each with half of the clips: no
+    training by two could be faster on this machine.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         say("processes: left out, this machine gives one core")
         return {}, []
-    run = iter(range(1000))
+    whole = make_dataset(folder / "whole", 12, 150.0, WordVectors(300))
+    half = make_dataset(folder / "half", 6, 150.0, WordVectors(300))
 
-    def steps(workers: int) -> Callable[[], Cost]:
-        def train() -> Cost:
-            moments: list[float] = []
-            os.sched_setaffinity(0, cores[:workers])
-            torch.set_num_threads(1)
-            output = str(folder / f"run{next(run)}")
-            train_local(
-                dataset, output, config, CPU, workers,
-                lambda _: moments.append(time.perf_counter()),
-            )  # fmt: skip
-            os.sched_setaffinity(0, cores)
-            return Cost(0.0, (moments[-1] - moments[1]) / (len(moments) - 2))
+    def steps(workers: int) -> Cost:
+        os.sched_setaffinity(0, cores[:workers])
+        seconds = step_seconds(whole, VIDEOS, workers)
+        os.sched_setaffinity(0, cores)
+        return Cost(0.0, seconds)
 
-        return train
+    def unrelated() -> Cost:
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            found = pool.map(step_seconds, [half] * 2, [VIDEOS // 2] * 2, [1] * 2)
+            return Cost(0.0, max(found))
 
-    costs = alternate({"one process": steps(1), "two processes": steps(2)}, repeats, say)
+    runs = {
+        "one process": partial(steps, 1),
+        "two processes": partial(steps, 2),
+        "two unrelated": unrelated,
+    }
+    costs = alternate(runs, repeats, say)
     wall = {name: [cost.wall for cost in found] for name, found in costs.items()}
-    what = "steps a second: two processes / one"
-    return costs, [ratio(what, wall["one process"], wall["two processes"], at_least=1.7)]
+    one, two, unrelated_two = wall.values()
+    return costs, [
+        ratio("steps a second: two processes / one", one, two, at_least=1.7),
+        ratio("steps a second: two unrelated ones of half a batch / one", one, unrelated_two),
+    ]
+
+
+def step_seconds(dataset: str, videos: int, workers: int) -> float:
+    """Of a training step with the released sizes, the first two not counted."""
+    torch.set_num_threads(1)
+    config = official_sampling(batch_videos=videos, cache=1024.0)
+    config = config.model_copy(update={"epochs": 1, "checkpoint_steps": 1000})
+    moments: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="bench-run-") as run:
+        train_local(
+            dataset, run, config, CPU, workers, lambda _: moments.append(time.perf_counter())
+        )
+    return (moments[-1] - moments[1]) / (len(moments) - 2)

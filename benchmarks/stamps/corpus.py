@@ -1,14 +1,15 @@
-"""Make the stamps corpus: over 500 short narrated videos of labelled objects, in 15 categories.
+"""Make the stamps corpus: some 2,000 short narrated videos of 517 labelled objects.
 
     python benchmarks/stamps/corpus.py --stamps /usr/share/tuxpaint/stamps --output CORPUS
 
 Every video shows one stamp of Tux Paint (Debian: tuxpaint-stamps-default; pictures, captions and
 sound effects) that moves, turns and grows or shrinks over a photograph from scikit-image, while
-Flite speaks a sentence made from the stamp's caption. It writes videos/KEY.mp4, videos/KEY.srt (the
-sentence, from the first to the last moment) and videos.csv with label (the category) and split.
-The split is by object: stamps whose captions end in the same noun are on one side of it. With
---takes 2 a training stamp has two videos, unlike in sentence, voice, path and background. Needs the
-`dev` extra, the `flite` program and an ffmpeg with libx264. The same seed draws the same corpus.
+Flite speaks a sentence made from the stamp's caption. A stamp has several videos, unlike in
+sentence, voice, path and background. It writes videos/KEY.mp4, videos/KEY.srt (the sentence, from
+the first to the last moment) and fold0.csv to fold3.csv: the same videos with label (the category)
+and split. Folds are by object: stamps whose captions end in the same noun are in one of them, which
+is the test set of its table. Needs the `dev` extra, the `flite` program and an ffmpeg with libx264.
+The same seed draws the same corpus.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import repeat
+from itertools import count, repeat
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,10 @@ SHORTEST, LEAD, TAIL = 4.0, 0.25, 0.2  # seconds: of a video, and of silence aro
 EFFECT, GAP = 1.2, 0.1  # seconds: the longest piece of a sound effect, and the pause before it
 SPEECH_LEVEL, EFFECT_LEVEL, NOISE_LEVEL = -20.0, -24.0, -55.0  # root mean squares in dBFS
 VOICES = ("slt", "rms", "awb", "kal16")
-TEST_SHARE = 0.25
+FOLDS = 4
 LONGEST_NAME = 7  # words; longer captions are stories, not names
+SIZE = (0.6, 0.9)  # of a stamp's longer side, least and most, in heights of the frame
+ACROSS = (0.3, 0.7)  # where a stamp's centre may lie, in widths of the frame
 PHOTOGRAPHS = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png",
     "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "moon.png",
@@ -57,24 +60,6 @@ ENCODE = "-c:v libx264 -preset veryfast -crf 28 -g 16 -pix_fmt yuv420p -threads 
 BITEXACT = "-fflags +bitexact -flags:v +bitexact -flags:a +bitexact -map_metadata -1"
 
 Samples = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Look:
-    """How plainly the stamp stands out."""
-
-    size: tuple[float, float]
-    """Its longer side, least and most, in heights of the frame."""
-    across: tuple[float, float]
-    """Where its centre may lie, in widths of the frame."""
-    blur: float
-    """Of the background, in pixels."""
-    pale: float
-    """How far the background is mixed with white, 0 to 1."""
-
-
-PLAIN = Look(size=(0.6, 0.9), across=(0.3, 0.7), blur=1.0, pale=0.0)
-EASY = Look(size=(0.75, 1.0), across=(0.35, 0.65), blur=2.0, pale=0.35)
 
 
 @dataclass(frozen=True)
@@ -138,47 +123,51 @@ def lower_match(match: re.Match[str]) -> str:
     return match[0].lower()
 
 
-def choose_test(stamps: Sequence[Stamp], rng: np.random.Generator) -> set[str]:
-    """Keys of the test set: a quarter of each category, whole nouns at a time."""
+def deal_folds(stamps: Sequence[Stamp], rng: np.random.Generator) -> dict[str, int]:
+    """The fold of each noun: whole nouns are dealt, so that each fold has its share of each
+    category as nearly as may be."""
     groups: dict[str, list[Stamp]] = defaultdict(list)
     for stamp in stamps:
         groups[stamp.noun].append(stamp)
     sizes = Counter(stamp.category for stamp in stamps)
-    taken: Counter[str] = Counter()
+    taken = [Counter[str]() for _ in range(FOLDS)]
     nouns = sorted(groups)
-    test = []
+    folds = {}
     for position in rng.permutation(len(nouns)):
-        group = groups[nouns[position]]
-        wanted = Counter(stamp.category for stamp in group)
-        room = {category: max(1, round(TEST_SHARE * sizes[category])) for category in wanted}
-        if all(taken[category] + count <= room[category] for category, count in wanted.items()):
-            taken.update(wanted)
-            test += group
-    return {stamp.key for stamp in test}
+        wanted = Counter(stamp.category for stamp in groups[nouns[position]])
+        fullness = [
+            sum(count * dealt[category] / sizes[category] for category, count in wanted.items())
+            for dealt in taken
+        ]
+        # the emptiest for these categories; of several the emptiest of all
+        fold = min(range(FOLDS), key=lambda i: (fullness[i], taken[i].total()))
+        taken[fold].update(wanted)
+        folds[nouns[position]] = fold
+    return folds
 
 
-def without_twins(stamps: Sequence[Stamp], test: set[str]) -> list[Stamp]:
-    """Test stamps of one caption would be right answers of each other: only the first stays."""
+def twins(stamps: Sequence[Stamp]) -> set[str]:
+    """Keys of all but the first stamp of a caption: as test videos they would be right answers of
+    each other."""
     seen: set[str] = set()
-    kept = []
+    found = set()
     for stamp in stamps:
-        if stamp.key in test and stamp.names[0].lower() in seen:
-            continue
-        if stamp.key in test:
-            seen.add(stamp.names[0].lower())
-        kept.append(stamp)
-    return kept
+        caption = stamp.names[0].lower()
+        if caption in seen:
+            found.add(stamp.key)
+        seen.add(caption)
+    return found
 
 
 # Pictures
 
 
-def render_frames(stamp: Stamp, look: Look, count: int, rng: np.random.Generator) -> bytes:
+def render_frames(stamp: Stamp, count: int, rng: np.random.Generator) -> bytes:
     """RGB frames: the stamp on a straight path, turning and scaling, over a drifting photograph."""
-    ground, picture = draw_background(look, rng), load_picture(stamp.picture)
-    size = rng.uniform(*look.size, 2) * HEIGHT
+    ground, picture = draw_background(rng), load_picture(stamp.picture)
+    size = rng.uniform(*SIZE, 2) * HEIGHT
     angle = rng.uniform(-25, 25, 2)
-    path = np.stack([rng.uniform(*look.across, 2) * WIDTH, rng.uniform(0.4, 0.6, 2) * HEIGHT])
+    path = np.stack([rng.uniform(*ACROSS, 2) * WIDTH, rng.uniform(0.4, 0.6, 2) * HEIGHT])
     drift = rng.uniform(0, [[ground.width - WIDTH], [ground.height - HEIGHT]], (2, 2))
     frames = []
     for progress in np.linspace(0, 1, count):
@@ -195,14 +184,13 @@ def render_frames(stamp: Stamp, look: Look, count: int, rng: np.random.Generator
     return b"".join(frames)
 
 
-def draw_background(look: Look, rng: np.random.Generator) -> Image.Image:
-    """A photograph somewhat larger than the frame, at random size, out of focus."""
+def draw_background(rng: np.random.Generator) -> Image.Image:
+    """A photograph somewhat larger than the frame, at random size, slightly out of focus."""
     with files("skimage").joinpath("data", str(rng.choice(PHOTOGRAPHS))).open("rb") as stream:
         photo = Image.open(stream).convert("RGB")
     scale = max(WIDTH / photo.width, HEIGHT / photo.height) * rng.uniform(1.15, 1.8)
     larger = photo.resize((math.ceil(scale * photo.width), math.ceil(scale * photo.height)))
-    blurred = larger.filter(ImageFilter.GaussianBlur(look.blur))
-    return Image.blend(blurred, Image.new("RGB", blurred.size, "white"), look.pale)
+    return larger.filter(ImageFilter.GaussianBlur(1))
 
 
 def load_picture(path: Path) -> Image.Image:
@@ -257,25 +245,13 @@ def sound_track(stamp: Stamp, sentence: str, voice: str, rng: np.random.Generato
 # Files
 
 
-def plan_takes(stamps: Sequence[Stamp], test: set[str], takes: int) -> list[tuple[str, Stamp]]:
-    """(key, stamp) of every video; a test stamp has one."""
-    if takes == 1:
-        return [(stamp.key, stamp) for stamp in stamps]
-    return [
-        (f"{stamp.key}-{take}", stamp)
-        for stamp in stamps
-        for take in range(1 if stamp.key in test else takes)
-    ]
-
-
-def make_video(take: tuple[str, Stamp], look: Look, folder: Path, seed: int, number: int) -> None:
+def make_video(stamp: Stamp, key: str, folder: Path, seed: int, number: int) -> None:
     """Writes KEY.mp4 and KEY.srt of video `number`."""
-    key, stamp = take
     rng = np.random.default_rng((seed, number))
     name = stamp.names[int(rng.integers(len(stamp.names)))]
     sentence = str(rng.choice(SENTENCES)).format(name=name)
     sound = sound_track(stamp, sentence, str(rng.choice(VOICES)), rng)
-    frames = render_frames(stamp, look, len(sound) * FPS // SAMPLE_RATE, rng)
+    frames = render_frames(stamp, len(sound) * FPS // SAMPLE_RATE, rng)
     encode(folder / f"{key}.mp4", frames, sound)
     seconds = len(sound) / SAMPLE_RATE
     cue = f"1\n00:00:00,000 --> 00:00:{seconds:06.3f}\n{sentence}\n".replace(".", ",", 1)
@@ -294,13 +270,16 @@ def encode(target: Path, frames: bytes, sound: Samples) -> None:
         subprocess.run(command, input=frames, check=True)
 
 
-def write_table(path: Path, takes: Sequence[tuple[str, Stamp]], test: set[str]) -> None:
-    """videos.csv: what `pipeline run extract --input` reads."""
+def write_fold(path: Path, takes: Sequence[tuple[Stamp, str]], test: set[str]) -> None:
+    """What `pipeline run extract --input` reads: the first video of each stamp of `test` is the
+    test set; its other ones, and twins, are `unused`."""
+    doubled = twins([stamp for stamp, key in takes if key.endswith("-0") and stamp.key in test])
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "key", "label", "split", "captions"])
-        for key, stamp in takes:
-            split = "test" if stamp.key in test else "train"
+        for stamp, key in takes:
+            tested = key.endswith("-0") and stamp.key not in doubled
+            split = "train" if stamp.key not in test else "test" if tested else "unused"
             video, captions = f"videos/{key}.mp4", f"videos/{key}.srt"
             writer.writerow([video, key, stamp.category, split, captions])
 
@@ -311,8 +290,7 @@ def main() -> None:
     parser.add_argument("--stamps", type=Path, required=True, help="tuxpaint's folder of stamps")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--takes", type=int, default=1, help="videos of a training stamp")
-    parser.add_argument("--easy", action="store_true", help="larger stamps, paler backgrounds")
+    parser.add_argument("--takes", type=int, default=4, help="videos of a stamp")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     stamps = find_stamps(arguments.stamps)
@@ -320,22 +298,21 @@ def main() -> None:
         raise SystemExit(
             f"{arguments.stamps}: no captioned stamps; install tuxpaint-stamps-default"
         )
-    test = choose_test(stamps, np.random.default_rng((arguments.seed, len(stamps))))
-    stamps = without_twins(stamps, test)
-    takes = plan_takes(stamps, test, arguments.takes)
-    look = EASY if arguments.easy else PLAIN
+    takes = [(stamp, f"{stamp.key}-{take}") for stamp in stamps for take in range(arguments.takes)]
     folder = arguments.output / "videos"
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(arguments.workers) as pool:
-        jobs = (takes, repeat(look), repeat(folder), repeat(arguments.seed), range(len(takes)))
+        jobs = (*zip(*takes, strict=True), repeat(folder), repeat(arguments.seed), count())
         for done, _ in enumerate(pool.map(make_video, *jobs, chunksize=4), start=1):
             if done % 50 == 0:
                 print(f"{done}/{len(takes)} videos", flush=True)
-    write_table(arguments.output / "videos.csv", takes, test)
-    tested = sum(stamp.key in test for stamp in stamps)
+    folds = deal_folds(stamps, np.random.default_rng((arguments.seed, len(stamps))))
+    for fold in range(FOLDS):
+        test = {stamp.key for stamp in stamps if folds[stamp.noun] == fold}
+        write_fold(arguments.output / f"fold{fold}.csv", takes, test)
+        print(f"fold {fold}: {len(test)} stamps to test")
     categories = len({stamp.category for stamp in stamps})
-    print(f"{len(takes)} videos of {len(stamps)} stamps, {tested} of them to test")
-    print(f"{categories} categories")
+    print(f"{len(takes)} videos of {len(stamps)} stamps in {categories} categories")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One seed of the stamps benchmark: train every row, measure it on the unseen stamps.
 
-    python benchmarks/stamps/run.py --dataset DATASET --seed 0 --output results/seed0.json
+    python benchmarks/stamps/run.py --dataset DATASET --seed 0 --output results/fold0.json
 
 DATASET is what `pipeline run extract` made of the corpus of corpus.py (README.md beside this). Rows
 and settings are in settings.yaml. The JSON is written after every row; called again, with the same
@@ -26,8 +26,9 @@ import yaml
 from benchmarks.seed_results import save
 from pipeline.settings import load_settings
 from training.config import TrainConfig
-from training.evaluation import RetrievalRow, evaluate_clusters, evaluate_retrieval
+from training.evaluation import evaluate_clusters, evaluate_retrieval
 from training.provenance import stored_digest
+from training.retrieval import RetrievalRow
 from training.run_local import train_local
 
 PAIRS = (("text", "video"), ("text", "audio"), ("text", "video+audio"))

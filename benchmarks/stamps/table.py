@@ -1,9 +1,9 @@
-"""The stamps benchmark as markdown: mean and sample standard deviation over seeds.
+"""The stamps benchmark as markdown: mean and sample standard deviation over folds.
 
-    python benchmarks/stamps/table.py benchmarks/stamps/results/seed*.json
+    python benchmarks/stamps/table.py benchmarks/stamps/results/fold*.json
 
 Only rows that every file has are shown. The last table is of paired differences: a row less
-another one of the same seed.
+another one of the same fold and seed.
 """
 
 import argparse
@@ -38,14 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", type=Path, nargs="+")
     seeds = [json.loads(path.read_text()) for path in parser.parse_args().results]
-    if any(seed[key] != seeds[0][key] for seed in seeds for key in ("dataset", "base")):
-        raise SystemExit("the files are of different datasets or base settings: run them again")
+    if any(seed["base"] != seeds[0]["base"] for seed in seeds):
+        raise SystemExit("the files are of different base settings: run them again")
     names = [n for n in read_settings()["rows"] if all(n in seed["rows"] for seed in seeds)]
     figures = {n: [row_figures(seed["rows"][n]) for seed in seeds] for n in names}
     chance = chance_figures(seeds[0]["rows"][names[0]])
     figures = {"raw": [raw_figures(seed["rows"][names[0]]) for seed in seeds]} | figures
     numbers = ", ".join(str(seed["seed"]) for seed in seeds)
-    print(f"Seeds {numbers}; recall in %, mean ± standard deviation.\n")
+    print(f"Folds and seeds {numbers}; recall in %, mean ± standard deviation.\n")
     for columns in (columns_of(("T→V", "T→V+A")), [*columns_of(("T→A",)), "NMI", "AMI", "ARI"]):
         print_table({"chance": [chance]} | figures, columns)
     print_differences(figures)
