@@ -76,6 +76,15 @@ def assert_identical(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
+def dataset(make_dataset, make_sample, tmp_path_factory) -> str:
+    """16 videos to train on, two of them silent and two without speech, and 4 to validate on."""
+    odd = {1: {"sound": False}, 2: {"segments": 0}, 9: {"sound": False}, 10: {"segments": 0}}
+    videos = [make_sample(i, **odd.get(i, {})) for i in range(16)]
+    videos += [make_sample(i, split="validation") for i in range(16, 20)]
+    return make_dataset(tmp_path_factory.mktemp("data") / "set", videos)
+
+
+@pytest.fixture(scope="module")
 def config(make_config: Callable[..., TrainConfig]) -> TrainConfig:
     """Micro-batches and a learned temperature too; 20 steps, a checkpoint every third."""
     return make_config(
@@ -97,6 +106,7 @@ def two_workers(dataset: str, config: TrainConfig, tmp_path_factory) -> Path:
     metrics = train_local(dataset, str(run), config, CPU, 2, seen.append)
     assert [progress.step for progress in seen] == list(range(1, 21))
     assert metrics == read_card(str(run))["metrics"]
+    assert "validation_recall" in metrics
     return run
 
 
