@@ -70,12 +70,12 @@ def dominates(a: Row, p: Point, b: Row, q: Point) -> bool:
 
 
 def dominating(row: Row, rows: Iterable[Row]) -> list[str]:
-    """Who is better than an index of one point, at which setting."""
+    """Who of the grid is better than an index of one point, at which setting."""
     return [
         f"{other.factory} {dict(point.parameters)}"
         for other in rows
         for point in other.points
-        if other is not row and dominates(other, point, row, row.points[0])
+        if other.asked == "grid" and dominates(other, point, row, row.points[0])
     ]
 
 
