@@ -5,11 +5,11 @@
 Every video shows one stamp of Tux Paint (Debian: tuxpaint-stamps-default; pictures, captions and
 sound effects) that moves, turns and grows or shrinks over a photograph from scikit-image, while
 Flite speaks a sentence made from the stamp's caption. A stamp has several videos, unlike in
-sentence, voice, path and background. It writes videos/KEY.mp4, videos/KEY.srt (the sentence, from
-the first to the last moment) and fold0.csv to fold3.csv: the same videos with label (the category)
-and split. Folds are by object: stamps whose captions end in the same noun are in one of them, which
-is the test set of its table. Needs the `dev` extra, the `flite` program and an ffmpeg with libx264.
-The same seed draws the same corpus.
+sentence, voice, path and background. It writes videos/KEY.mp4, videos/KEY.srt (another sentence on
+it, from the first to the last moment) and fold0.csv to fold3.csv: the same videos with label (the
+category) and split. Folds are by object: stamps whose captions end in the same noun are in one of
+them, which is the test set of its table. Needs the `dev` extra, the `flite` program and an ffmpeg
+with libx264. The same seed draws the same corpus.
 """
 
 import argparse
@@ -249,13 +249,22 @@ def make_video(stamp: Stamp, key: str, folder: Path, seed: int, number: int) -> 
     """Writes KEY.mp4 and KEY.srt of video `number`."""
     rng = np.random.default_rng((seed, number))
     name = stamp.names[int(rng.integers(len(stamp.names)))]
-    sentence = str(rng.choice(SENTENCES)).format(name=name)
-    sound = sound_track(stamp, sentence, str(rng.choice(VOICES)), rng)
+    spoken = str(rng.choice(SENTENCES))
+    sound = sound_track(stamp, spoken.format(name=name), str(rng.choice(VOICES)), rng)
     frames = render_frames(stamp, len(sound) * FPS // SAMPLE_RATE, rng)
     encode(folder / f"{key}.mp4", frames, sound)
+    written = write_sentence(spoken, name, np.random.default_rng((seed, number, 1)))
     seconds = len(sound) / SAMPLE_RATE
-    cue = f"1\n00:00:00,000 --> 00:00:{seconds:06.3f}\n{sentence}\n".replace(".", ",", 1)
+    cue = f"1\n00:00:00,000 --> 00:00:{seconds:06.3f}\n{written}\n".replace(".", ",", 1)
     (folder / f"{key}.srt").write_text(cue, encoding="utf-8")
+
+
+def write_sentence(spoken: str, name: str, rng: np.random.Generator) -> str:
+    """The caption: another sentence than the spoken one, or text and sound would be matched by
+    their sentence, which training finds sooner than the object."""
+    return str(rng.choice([sentence for sentence in SENTENCES if sentence != spoken])).format(
+        name=name
+    )
 
 
 def encode(target: Path, frames: bytes, sound: Samples) -> None:
