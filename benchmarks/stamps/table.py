@@ -27,7 +27,6 @@ CLAIMS = (
     ("mcn", "sinkhorn"),
     ("mcn", "no_audio"),
     ("mcn", "official"),
-    ("mcn", "official_60"),
 )
 
 Figures = dict[str, float]
