@@ -79,6 +79,20 @@ def dominating(row: Row, rows: Iterable[Row]) -> list[str]:
     ]
 
 
+def best_within(rows: Sequence[Row], most_bytes: float, most_ms: float) -> tuple[Row, Point]:
+    """The index, and the point of its curve, that find most in so many bytes a vector and that time.
+
+    Where none is as small, the smallest index; where no point is as fast, the fastest.
+    """
+    small = [row for row in rows if row.bytes_per_vector <= most_bytes]
+    small = small or [min(rows, key=lambda row: row.bytes_per_vector)]
+    every = [(row, point) for row in small for point in row.curve]
+    fast = [(row, point) for row, point in every if point.p50_ms <= most_ms]
+    if fast:
+        return max(fast, key=lambda pair: pair[1].recall)
+    return min(every, key=lambda pair: pair[1].p50_ms)
+
+
 def judged(set_name: str, raw_bytes: int, rows: Sequence[Row]) -> list[Ratio]:
     """What 'auto' must reach."""
     exact = next(row for row in rows if row.factory == "Flat").points[0].p50_ms

@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -42,6 +43,25 @@ def test_better_is_not_worse_in_anything_and_better_by_more_than_noise(frontier)
     ]
     names = [found.partition(" {")[0] for found in frontier.dominating(auto, [auto, *others])]
     assert names == ["smaller", "faster", "finds more"]
+
+
+def test_the_best_in_a_memory_and_a_time(frontier) -> None:
+    small = row(frontier, "small", "1/16", 60.0)
+    large = row(frontier, "large", "1/4", 250.0)
+    point = frontier.Point
+    curve_of_small = (point({}, 0.8, 0.1, 0.1, 0.1), point({}, 0.9, 1.0, 1.0, 1.0))
+    curve_of_large = (point({}, 0.85, 0.2, 0.2, 0.2), point({}, 0.95, 2.0, 2.0, 2.0))
+    rows = [replace(small, curve=curve_of_small), replace(large, curve=curve_of_large)]
+
+    def best(most_bytes: float, most_ms: float) -> tuple[str, float]:
+        found, at = frontier.best_within(rows, most_bytes, most_ms)
+        return found.factory, at.recall
+
+    assert best(300, 3.0) == ("large", 0.95)
+    assert best(300, 1.0) == ("small", 0.9)
+    assert best(100, 3.0) == ("small", 0.9)
+    assert best(10, 3.0) == ("small", 0.9)
+    assert best(300, 0.01) == ("small", 0.8)
 
 
 def test_what_misses_a_limit_is_told(frontier) -> None:
