@@ -80,7 +80,7 @@ def dominating(row: Row, rows: Iterable[Row]) -> list[str]:
 
 
 def best_within(rows: Sequence[Row], most_bytes: float, most_ms: float) -> tuple[Row, Point]:
-    """The index, and the point of its curve, that find most in so many bytes a vector and that time.
+    """The index, and the point of its curve, that find most in so many bytes and so much time.
 
     Where none is as small, the smallest index; where no point is as fast, the fastest.
     """
