@@ -10,11 +10,10 @@ INDEX ?= .demo/index
 
 install: $(STAMP)
 
-# --no-compile: Python compiles what is imported, a small part of 26,000 modules
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pipeline weights fetch
 	touch $@
 
