@@ -52,6 +52,7 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("pipeline ")]
 
 
+@pytest.mark.timeout(900)  # all of them in one go, the demo first; a busy machine takes 300 s
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     """In order, in one folder, on six of the demo's videos: a new user's first hour."""
     corpus = ROOT / "pipeline" / "demo_corpus" / "videos"
