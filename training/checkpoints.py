@@ -98,8 +98,8 @@ class Score:
         """Whether it is better than the best one so far, as a card has it."""
         if best.get("measure") != self.measure:
             return True
-        larger: bool = self.value > best["value"]
-        return larger if self.measure == "validation_recall" else self.value < best["value"]
+        before: float = best["value"]
+        return self.value < before if self.measure == "loss" else self.value > before
 
 
 def save_checkpoint(

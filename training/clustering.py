@@ -178,7 +178,7 @@ def _sums(own_BD: Tensor, labels_B: Tensor, clusters: int) -> tuple[Tensor, Tens
     """Of this rank's rows; over all ranks, the sum of each cluster's rows, (K, D), and their
     number, (K,)."""
     count_K = torch.bincount(labels_B, minlength=clusters)
-    if own_BD.is_cuda:
+    if own_BD.is_cuda:  # a fixed order of summation, which index_add_ has not there
         sums_KD = one_hot(labels_B, clusters).to(own_BD.dtype).T @ own_BD
     else:  # a cluster is a bag of rows; the sums of index_add_ in half of its time
         by_label_B, first_K = labels_B.argsort(stable=True), count_K.cumsum(0) - count_K

@@ -16,7 +16,7 @@ from training.clips import ClipInputs
 from training.config import TrainConfig
 from training.metrics_log import MetricsLog, check_wandb
 from training.provenance import check_current, stored_digest
-from training.sampling import ClipSampler, open_training_set, read_ahead
+from training.sampling import ClipSampler, TrainingSet, open_training_set, read_ahead
 from training.steps import Training, start_training, training_step
 from training.validation import VALIDATION_RECALL, load_validation_clips, validate
 
@@ -68,8 +68,8 @@ def train(
     """Trains on a dataset's shards into the run folder `output`; returns the final metrics.
 
     The metrics are the losses' means over the last epoch and what `validate` found at its end. A
-    finished run is left alone, an
-    interrupted one goes on from its last checkpoint, on the CPU bit for bit.
+    finished run is left alone, an interrupted one goes on from its last checkpoint, on the CPU bit
+    for bit.
 
     With torch.distributed set up, every rank calls this and `output` is a place that all of them
     see. The batches, the negatives, the queue, the clusters and batch norm span all ranks: the
@@ -79,47 +79,25 @@ def train(
     """
     check_wandb(config.wandb_project)
     _check_best(config)
-    rank, world_size = distributed.world()
     check_current(dataset)
-    training_set = open_training_set(dataset, config.sampling)
-    digest = stored_digest(dataset)
+    training_set, digest = open_training_set(dataset, config.sampling), stored_digest(dataset)
     card = checkpoints.earlier_run(output, config, digest)
     if card is not None and card["finished"]:
-        logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
-        if rank == 0:
-            checkpoints.choose_checkpoint(output, card, config)
-        return dict(card["metrics"])
-    sampler = ClipSampler(training_set, config, rank, world_size)
-    if sampler.batch_videos < world_size:
-        raise AbortError(
-            f"{dataset}: batches of {sampler.batch_videos} videos for {world_size} workers; "
-            "use fewer workers"
-        )
+        return _leave_finished(output, card, config)
+    sampler = _make_sampler(training_set, config)
     training = start_training(training_set, sampler, config, device)
     if card is not None:
         training.restore(checkpoints.load_state(output, card, device))
-        if rank == 0:
-            _say_resuming(output, card, world_size)
-    facts = checkpoints.run_facts(training_set, digest, config, world_size, training.model)
-    if rank == 0:
-        checkpoints.start_run(output, facts, config)
-    session = _Session(
-        output=output,
-        config=config,
-        device=device,
-        sampler=sampler,
-        total_steps=config.epochs * sampler.batches_per_epoch,
-        facts=facts,
-        log=MetricsLog(output, training.step + 1, config) if rank == 0 else None,
-        validation=load_validation_clips(training_set, config) if rank == 0 else [],
-    )
+        if sampler.rank == 0:
+            _say_resuming(output, card, sampler.world_size)
+    session = _open_session(training, sampler, output, digest, device)
     try:
         while training.epoch < config.epochs:
             _run_epoch(training, session, on_progress)
     finally:
         if session.log is not None:
             session.log.close()
-    if rank == 0 and not training.clustering.started and config.loss.clustering_weight > 0:
+    if sampler.rank == 0 and not training.clustering.started and config.loss.clustering_weight > 0:
         logger.warning("%s: clustering never started: fewer rows than clusters", output)
     return training.metrics
 
@@ -129,6 +107,45 @@ def _check_best(config: TrainConfig) -> None:
         raise UsageError(
             "train.use_checkpoint = best: no best checkpoint is kept; set train.keep_best to true"
         )
+
+
+def _leave_finished(output: str, card: dict[str, Any], config: TrainConfig) -> dict[str, float]:
+    """Its metrics; only which of its checkpoints is used may still change."""
+    logger.info("%s: finished after %d steps, nothing to do", output, card["step"])
+    if distributed.world()[0] == 0:
+        checkpoints.choose_checkpoint(output, card, config)
+    return dict(card["metrics"])
+
+
+def _make_sampler(training_set: TrainingSet, config: TrainConfig) -> ClipSampler:
+    """Of this rank. Raises AbortError where a batch has not a video for each."""
+    sampler = ClipSampler(training_set, config, *distributed.world())
+    if sampler.batch_videos < sampler.world_size:
+        raise AbortError(
+            f"{training_set.dataset}: batches of {sampler.batch_videos} videos for "
+            f"{sampler.world_size} workers; use fewer workers"
+        )
+    return sampler
+
+
+def _open_session(
+    training: Training, sampler: ClipSampler, output: str, digest: str, device: torch.device
+) -> _Session:
+    """Rank 0 publishes what the run is, opens its log and reads the validation clips."""
+    config, training_set, first = sampler.config, sampler.training_set, sampler.rank == 0
+    facts = checkpoints.run_facts(training_set, digest, config, sampler.world_size, training.model)
+    if first:
+        checkpoints.start_run(output, facts, config)
+    return _Session(
+        output=output,
+        config=config,
+        device=device,
+        sampler=sampler,
+        total_steps=config.epochs * sampler.batches_per_epoch,
+        facts=facts,
+        log=MetricsLog(output, training.step + 1, config) if first else None,
+        validation=load_validation_clips(training_set, config) if first else [],
+    )
 
 
 def _say_resuming(output: str, card: dict[str, Any], world_size: int) -> None:
@@ -163,6 +180,7 @@ def _run_epoch(training: Training, session: _Session, on_progress: OnProgress) -
                 values = report.losses | training.statistics | numbers
                 session.log.write(training.step, epoch, values)
             if _checkpoint_due(training, config):
+                _validate(training, session)
                 _save(training, session)
             on_progress(TrainProgress(training.step, session.total_steps, report.losses, lr, speed))
 
@@ -173,12 +191,17 @@ def _checkpoint_due(training: Training, config: TrainConfig) -> bool:
     return training.batch == 0 and training.epoch % config.checkpoint_epochs == 0
 
 
+def _validate(training: Training, session: _Session) -> None:
+    """At the end of an epoch, into the metrics and the log, by the rank that has the clips."""
+    if training.batch == 0 and session.validation and session.log is not None:
+        found = validate(training.model, session.validation, session.config, session.device)
+        training.metrics |= found
+        session.log.write(training.step, training.epoch - 1, found)
+
+
 def _save(training: Training, session: _Session) -> None:
     """Publishes the log, the checkpoint and the card from rank 0; the others wait."""
     if session.log is not None:
-        at_epoch_end = training.batch == 0
-        if at_epoch_end and session.validation:
-            _validate(training, session, session.log)
         session.log.publish()
         progress = {
             "step": training.step,
@@ -194,19 +217,15 @@ def _save(training: Training, session: _Session) -> None:
             training.state(),
             card,
             keep_last=session.config.keep_last,
-            score=_score(training) if at_epoch_end and session.config.keep_best else None,
+            score=_score(training) if session.config.keep_best else None,
         )
     distributed.barrier()
 
 
-def _validate(training: Training, session: _Session, log: MetricsLog) -> None:
-    """Into the metrics and the log."""
-    found = validate(training.model, session.validation, session.config, session.device)
-    training.metrics |= found
-    log.write(training.step, training.epoch - 1, found)
-
-
-def _score(training: Training) -> checkpoints.Score:
+def _score(training: Training) -> checkpoints.Score | None:
+    """None within an epoch: the metrics are those of the one before."""
+    if training.batch != 0:
+        return None
     if VALIDATION_RECALL in training.metrics:
         return checkpoints.Score("validation_recall", training.metrics[VALIDATION_RECALL])
     return checkpoints.Score("loss", training.metrics["loss"])

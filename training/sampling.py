@@ -50,24 +50,7 @@ def open_training_set(dataset: str, config: SamplingConfig) -> TrainingSet:
 
     Raises AbortError where there is no video to train on or fewer than two modalities to compare.
     """
-    split_of = {
-        VideoRef(number, row["key"]): row["split"]
-        for number in shard_numbers(dataset)
-        for row in read_rows(dataset, number)
-        if row["status"] == "success"
-    }
-    splits = set(split_of.values())
-    trained_on = splits - HELD_OUT_SPLITS if config.split is None else {config.split}
-    videos = tuple(video for video, split in split_of.items() if split in trained_on)
-    if not videos:
-        asked = "other than test and validation" if config.split is None else repr(config.split)
-        found = ", ".join(sorted(str(split) for split in splits)) or "none"
-        raise AbortError(
-            f"{dataset}: no videos to train on (extracted, and of a split {asked}; splits of the "
-            f"extracted videos: {found}); run `pipeline run extract` first"
-        )
-    held_out = VALIDATION_SPLITS - trained_on
-    validation = tuple(video for video, split in split_of.items() if split in held_out)
+    videos, validation = _choose_videos(dataset, config.split)
     dims = track_dims(dataset, config)
     there = [bool(sum(dims.visual)), bool(dims.audio), bool(dims.text)]
     if sum(there) < 2:
@@ -76,6 +59,32 @@ def open_training_set(dataset: str, config: SamplingConfig) -> TrainingSet:
             f"{dataset}: training needs two modalities, of the tracks {wanted} found widths {dims}"
         )
     return TrainingSet(dataset, videos, dims, validation)
+
+
+def _choose_videos(
+    dataset: str, only: str | None
+) -> tuple[tuple[VideoRef, ...], tuple[VideoRef, ...]]:
+    """The extracted videos to train on, of the split `only` or of all that are not held out, and
+    those to validate on."""
+    split_of = {
+        VideoRef(number, row["key"]): row["split"]
+        for number in shard_numbers(dataset)
+        for row in read_rows(dataset, number)
+        if row["status"] == "success"
+    }
+    splits = set(split_of.values())
+    trained_on = splits - HELD_OUT_SPLITS if only is None else {only}
+    videos = tuple(video for video, split in split_of.items() if split in trained_on)
+    if not videos:
+        asked = "other than test and validation" if only is None else repr(only)
+        found = ", ".join(sorted(str(split) for split in splits)) or "none"
+        raise AbortError(
+            f"{dataset}: no videos to train on (extracted, and of a split {asked}; splits of the "
+            f"extracted videos: {found}); run `pipeline run extract` first"
+        )
+    held_out = VALIDATION_SPLITS - trained_on
+    validation = tuple(video for video, split in split_of.items() if split in held_out)
+    return videos, validation
 
 
 def track_dims(dataset: str, config: SamplingConfig) -> TrackDims:
