@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import count, repeat
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -262,9 +262,8 @@ def make_video(stamp: Stamp, key: str, folder: Path, seed: int, number: int) -> 
 def write_sentence(spoken: str, name: str, rng: np.random.Generator) -> str:
     """The caption: another sentence than the spoken one, or text and sound would be matched by
     their sentence, which training finds sooner than the object."""
-    return str(rng.choice([sentence for sentence in SENTENCES if sentence != spoken])).format(
-        name=name
-    )
+    others = [sentence for sentence in SENTENCES if sentence != spoken]
+    return str(rng.choice(others)).format(name=name)
 
 
 def encode(target: Path, frames: bytes, sound: Samples) -> None:
@@ -311,7 +310,8 @@ def main() -> None:
     folder = arguments.output / "videos"
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(arguments.workers) as pool:
-        jobs = (*zip(*takes, strict=True), repeat(folder), repeat(arguments.seed), count())
+        stamp_keys, numbers = zip(*takes, strict=True), range(len(takes))
+        jobs = (*stamp_keys, repeat(folder), repeat(arguments.seed), numbers)
         for done, _ in enumerate(pool.map(make_video, *jobs, chunksize=4), start=1):
             if done % 50 == 0:
                 print(f"{done}/{len(takes)} videos", flush=True)
