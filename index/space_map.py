@@ -141,12 +141,15 @@ def project(
 ) -> NDArray[np.float64]:
     """The drawn rows in the plane, (rows, 2), centred and scaled to -1..1.
 
-    PCA is fitted on all rows, UMAP (McInnes 2018, with its defaults) on those that are drawn.
+    PCA is fitted on all rows, UMAP (McInnes 2018) on those that are drawn. It starts from the PCA
+    (Kobak and Linderman 2021): its own start takes clusters that no neighbour joins for an error.
     """
+    if (x_ND == x_ND[:1]).all():  # no variance that either could divide by
+        return np.zeros((len(drawn), 2))
     if method == "umap" and len(drawn) > 4:
         neighbours = min(15, len(drawn) - 1)
         umap = importlib.import_module("umap")  # optional: numba takes seconds to load
-        made = umap.UMAP(n_neighbors=neighbours, random_state=SEED[0], n_jobs=1)
+        made = umap.UMAP(n_neighbors=neighbours, init="pca", random_state=SEED[0], n_jobs=1)
         plane_N2 = np.asarray(made.fit_transform(x_ND[drawn]), np.float64)
     else:
         plane_N2 = _pca(x_ND)[drawn]
