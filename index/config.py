@@ -1,13 +1,15 @@
 """Settings of `pipeline run index`."""
 
+import math
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.settings import Settings
 
 Modality = Literal["video", "audio", "text"]
 Metric = Literal["cosine", "dot", "l2"]
+ClipKind = Literal["segments", "windows", "shots"]
 
 AUTO = "auto"
 
@@ -36,8 +38,16 @@ class IndexConfig(Settings):
     least that reach it on held-out queries. An exact index has 1."""
     held_out_queries: int = Field(default=256, ge=1)
     """Number of held-out queries that tune the search and measure recall and latency."""
+    clips: ClipKind = "segments"
+    """What a video is cut into. 'segments' of speech, and windows where nobody speaks; 'windows'
+    in all videos; 'shots', as an extractor of kind `shots` found them, and windows where there is
+    no picture."""
     window: float = Field(default=10.0, gt=0)
-    """Length, in seconds, of the clips of a video without speech (MCN's clips last 10 or more)."""
+    """Length, in seconds, of a window (MCN's clips last 10 or more)."""
+    overlap: float = Field(default=0.0, ge=0)
+    """Seconds that a window shares with the next one; less than `window`."""
+    shots_track: str = "shots"
+    """The name under which the dataset has its shots, for clips 'shots'."""
     threads: int = Field(default=1, ge=1)
     """Threads with which one worker embeds on a CPU: their number decides the last bits."""
     seed: int = Field(default=0, ge=0)
@@ -49,3 +59,11 @@ class IndexConfig(Settings):
         if not targets or len(set(targets)) < len(targets):
             raise ValueError("name one or more of video, audio and text, each once")
         return targets
+
+    @field_validator("overlap")
+    @classmethod
+    def _less_than_a_window(cls, overlap: float, info: ValidationInfo) -> float:
+        window = info.data.get("window", math.inf)
+        if overlap >= window:
+            raise ValueError(f"must be less than window = {window:g}")
+        return overlap

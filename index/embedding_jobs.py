@@ -47,7 +47,9 @@ Work = Callable[[Sequence[EmbeddingJob]], Iterator[EmbeddingRecord]]
 
 def embedding_settings(config: IndexConfig) -> dict[str, Any]:
     """The settings that decide the numbers in embeddings/, and so whether they are current."""
-    return {"targets": list(config.targets), "window": config.window}
+    deciding = {"targets", "clips", "window", "overlap"}
+    deciding |= {"shots_track"} if config.clips == "shots" else set()
+    return config.model_dump(mode="json", include=deciding)
 
 
 def update_embeddings(

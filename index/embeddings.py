@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from extractors.errors import UsageError
 from extractors.text import TextRows
 from index.config import IndexConfig
+from index.cutting import index_clips
 from index.embedding_shards import ClipRow, clip_table
 from pipeline.samples import VideoSample, read_shard
 from pipeline.shards import read_rows
@@ -46,18 +47,20 @@ def load_embedder(run: str, device: torch.device) -> Embedder:
 def embed_shard(embedder: Embedder, dataset: str, number: int, *, config: IndexConfig) -> pa.Table:
     """Every clip of one feature shard, in its order, as a table of `clip_table`.
 
-    A video with speech gives a clip a segment, one without gives windows of `config.window`.
-    Raises UsageError where the model knows none of `config.targets`.
+    Videos are cut as `index_clips` says. Raises UsageError where the model knows none of
+    `config.targets`, and as `index_clips` does.
     """
     _check_targets(embedder, config.targets)
     model, train_config = embedder.run.model, embedder.run.config
     sampling = train_config.sampling
-    samples = read_shard(dataset, number, {*sampling.visual_tracks, sampling.audio_track, "text"})
+    tracks = {*sampling.visual_tracks, sampling.audio_track, "text"}
+    tracks |= {config.shots_track} if config.clips == "shots" else set()
+    samples = read_shard(dataset, number, tracks)
     # a tar says nothing of the machine it was made on: where a video lies is in the parquet
     uris = {row["key"]: row["uri"] for row in read_rows(dataset, number)}
     rows: list[ClipRow] = []
     parts = [embed_clips(model, [], train_config, embedder.device)]  # a shard may have no clips
-    choose = partial(video_clips, window=config.window)
+    choose = partial(index_clips, config=config)
     for cut in cut_clips(samples, choose, train_config, model.dims):
         rows += [_row(one.video, one.clip, uris[one.video.key]) for one in cut]
         inputs = [one.inputs for one in cut]
@@ -119,7 +122,7 @@ def file_vectors(
 ) -> dict[str, NDArray[np.float32]]:
     """The embeddings (D,) of a file by modality, of those of `modalities` that it has.
 
-    Each is the mean over the clips that a dataset's video would be cut into, so all of a long
+    Each is the mean over the file's segments, or windows where nobody speaks, so all of a long
     file counts; with `at` it is that of the one clip of `window` seconds around that second.
     Raises UsageError where it has none of them, and for a moment outside the file.
     """

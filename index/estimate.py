@@ -50,6 +50,8 @@ def index_cost(config: IndexConfig, train: TrainConfig, widths: Widths, clips: i
     )
 
 
-def num_clips(corpus: Corpus, window: float) -> int:
-    """A segment is a clip; where nobody speaks, a window."""
-    return round(corpus.all_segments or 3600 * corpus.hours / window)
+def num_clips(corpus: Corpus, config: IndexConfig) -> int:
+    """A segment is a clip; where nobody speaks, a window. Shots are counted as windows: how long
+    they last is not known before they are found."""
+    segments = corpus.all_segments if config.clips == "segments" else None
+    return round(segments or 3600 * corpus.hours / (config.window - config.overlap))

@@ -69,18 +69,26 @@ def read_tracks(config: SamplingConfig) -> tuple[str, ...]:
     return (*visual, *audio, *(("text",) if "text" in config.modalities else ()))
 
 
-def video_clips(sample: VideoSample, window: float) -> tuple[Clip, ...]:
-    """The clips a video is indexed and evaluated by: its segments, else fixed windows.
+def video_clips(sample: VideoSample, window: float, overlap: float = 0.0) -> tuple[Clip, ...]:
+    """The clips a video is evaluated and, unless told otherwise, indexed by.
 
-    A video with speech gives one clip a segment, in time order, equal intervals once. One without
-    gives windows of `window` seconds; a rest shorter than half a window joins the last one.
+    A video with speech gives one clip a segment, in time order, equal intervals once; one without
+    gives `windows`.
     """
     spoken = [Clip(start, end) for start, end, _ in _speech(sample)]
-    if spoken:
-        return tuple(dict.fromkeys(spoken))
-    count = max(1, math.floor(sample.duration / window + 0.5))
-    ends = [window * (i + 1) for i in range(count - 1)] + [sample.duration]
-    starts = [0.0, *ends[:-1]]
+    return tuple(dict.fromkeys(spoken)) if spoken else windows(sample.duration, window, overlap)
+
+
+def windows(duration: float, length: float, overlap: float = 0.0) -> tuple[Clip, ...]:
+    """Intervals of `length` seconds, each beginning `overlap` before the end of the last one.
+
+    A rest that would add less than half a step joins the last one, so that it ends with the video;
+    `overlap` must be less than `length`.
+    """
+    step = length - overlap
+    count = max(1, math.floor((duration - overlap) / step + 0.5))
+    starts = [step * i for i in range(count)]
+    ends = [*(start + length for start in starts[:-1]), duration]
     return tuple(Clip(start, end) for start, end in zip(starts, ends, strict=True) if end > start)
 
 

@@ -155,7 +155,7 @@ def paper(
             worker_resources(extract),
         ),
         training_cost(train, widths, corpus.videos, speed),
-        index_cost(config.index, train, widths, num_clips(corpus, config.index.window)),
+        index_cost(config.index, train, widths, num_clips(corpus, config.index)),
     )
 
 

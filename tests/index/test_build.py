@@ -148,8 +148,10 @@ def test_a_new_feature_shard_is_added(corpus) -> None:
         lambda corpus: corpus.build(IndexConfig(), model_digest="n" * 64),
         lambda corpus: corpus.build(IndexConfig(targets=("video",))),
         lambda corpus: corpus.build(IndexConfig(window=4.0)),
+        lambda corpus: corpus.build(IndexConfig(overlap=1.0)),
+        lambda corpus: corpus.build(IndexConfig(clips="windows")),
     ],
-    ids=["model", "targets", "window"],
+    ids=["model", "targets", "window", "overlap", "clips"],
 )
 def test_what_decides_the_numbers_redoes_every_shard(corpus, again: Callable) -> None:
     corpus.build(IndexConfig())

@@ -14,13 +14,19 @@ from extractors.tracks import Segment, Track
 from index.build import BuildProgress, build_index
 from index.config import IndexConfig
 from index.embedding_shards import embedding_url
-from index.embeddings import Embedder, load_embedder, query_from_sample, query_from_text_vectors
+from index.embeddings import (
+    Embedder,
+    embed_shard,
+    load_embedder,
+    query_from_sample,
+    query_from_text_vectors,
+)
 from index.search import check_model, open_index, search
 from pipeline import storage
 from pipeline.samples import VideoSample, encode_sample, write_tar
 from pipeline.shards import FORMAT_VERSION, ShardRecord, sha256_of, shard_url, write_rows
 from training.checkpoints import read_card
-from training.clips import video_clips
+from training.clips import Clip, video_clips
 from training.config import TrainConfig
 from training.embedding import embed_sample
 from training.loop import train
@@ -183,6 +189,22 @@ def test_every_clip_is_embedded_with_its_words_label_and_split(build, dataset, r
     run_card = read_card(run)
     assert run_card is not None
     assert index.card.dataset_digest == run_card["dataset_digest"]
+
+
+def test_shots_are_read_and_each_is_a_clip(run: str, embedder: Embedder, tmp_path: Path) -> None:
+    video = make_video(0)
+    rows = np.zeros((6, 1), np.float32)
+    rows[3] = 0.9
+    shots = Track(rows, start=0.5, hop=1.0)
+    meta = video.meta | {"tracks": video.meta["tracks"] | {"shots": {"start": 0.5, "hop": 1.0}}}
+    tracks = video.tracks | {"shots": shots}
+    write_shard(str(tmp_path), 0, [dataclasses.replace(video, meta=meta, tracks=tracks)])
+    table = embed_shard(embedder, str(tmp_path), 0, config=IndexConfig(clips="shots"))
+    assert table.column("id").to_pylist() == ["video0@0.000-4.000", "video0@4.000-6.000"]
+    clips = (Clip(0, 4), Clip(4, 6))
+    expected = embed_sample(embedder.run.model, video, clips, embedder.run.config, CPU)
+    video_ND = np.stack(table.column("video_embedding").to_pylist())
+    np.testing.assert_allclose(video_ND, expected.vectors["video"], atol=1e-5)
 
 
 def test_embeddings_are_those_the_model_gives(build, embedder: Embedder) -> None:

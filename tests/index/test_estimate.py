@@ -30,5 +30,8 @@ def test_auto_is_what_the_factory_would_pick() -> None:
 
 
 def test_clips_are_segments_or_windows() -> None:
-    assert num_clips(Corpus(videos=2, hours=1.0, segments=77), window=10) == 77
-    assert num_clips(Corpus(videos=2, hours=1.0, segments=0), window=10) == 360
+    spoken, silent = (Corpus(videos=2, hours=1.0, segments=count) for count in (77, 0))
+    assert num_clips(spoken, IndexConfig()) == 77
+    assert num_clips(silent, IndexConfig()) == 360
+    assert num_clips(silent, IndexConfig(overlap=5.0)) == 720
+    assert num_clips(spoken, IndexConfig(clips="windows")) == 360
