@@ -33,6 +33,7 @@ from index.embedding_shards import MODALITIES, EmbeddingRecord
 from index.embeddings import Embedder, load_embedder
 from index.factory import EXACT_BELOW, Choice, choose_factory, given_factory
 from index.held_out import Measured, headline, measure
+from index.lists_on_disk import exceeds_memory
 from index.partial import merge_parts
 from index.pilot import ROWS as PILOT_ROWS
 from index.pilot import code_recall, make_pilot
@@ -131,7 +132,8 @@ def publish_index(
     card, in this order. FAISS id i is row i of ids.parquet.
 
     Vectors are added a batch at a time. With `execute`, each block is added to a part of its own,
-    as a task, and the parts are merged, where the type of index can be: the bytes are the same.
+    as a task, and the parts are merged, where the type of index can be; so they are, one after the
+    other, where the whole exceeds `config.build_memory`, and then on disk: the bytes are the same.
     """
     began = time.perf_counter()
     blocks = make_blocks(records)
@@ -142,8 +144,11 @@ def publish_index(
     choice = _choice(output, config, blocks, dimension)
     logger.info("index.factory %s: %s", choice.factory, choice.reason)
     index = _trained(choice.factory, output, config, blocks, dimension)
-    if execute is not None and can_merge(index):
-        index = merge_parts(index, output, blocks, config.metric, execute)
+    on_disk = exceeds_memory(index, count, config.build_memory)
+    if on_disk or (execute is not None and can_merge(index)):
+        index = merge_parts(
+            index, output, blocks, config.metric, execute or _in_turn, on_disk=on_disk
+        )
     else:
         index = fill_index(
             index, lambda: (x_ND for _, x_ND in numbered_vectors(output, blocks, config.metric))
@@ -152,6 +157,11 @@ def publish_index(
     return publish_built(
         output, config, built, records, dataset=dataset, run=run, imported=imported
     )
+
+
+def _in_turn(setup: Setup[Any, Any], items: Sequence[Any]) -> Iterator[Any]:
+    """An `Execute` in this process."""
+    return map(setup(), items)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ class IndexConfig(Settings):
     is the squared Euclidean distance, likewise of vectors as the model gives them."""
     memory_budget: int = Field(default=4 * 2**30, gt=0)
     """Bytes that knn.index may have, for factory 'auto'."""
+    build_memory: int | None = Field(default=None, gt=0)
+    """Bytes of vectors that a build may hold in memory: the lists of a larger index are joined on
+    disk, to the same bytes. By default half of what the machine has free."""
     search_ms_budget: float = Field(default=10.0, gt=0)
     """Milliseconds that one query may take on one thread, for factory 'auto' and for the tuning
     of nprobe and efSearch."""

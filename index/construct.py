@@ -138,8 +138,7 @@ def can_merge(index: faiss.Index) -> bool:
 def merge_part(index: faiss.Index, part: faiss.Index) -> None:
     """Appends a part's vectors, their ids shifted by `index.ntotal`; leaves the part empty.
 
-    Joined in memory: an index fits its memory budget, and stays the one file that a card names
-    (faiss.contrib.ondisk would leave a second file, known by its absolute path).
+    Joined in memory; `index.lists_on_disk` joins what would not fit.
     """
     numbered = faiss.try_extract_index_ivf(index) is not None
     index.merge_from(part, index.ntotal if numbered else 0)  # flat codes are numbered by position

@@ -8,8 +8,11 @@ goes on with the parts that are whole, and no other build takes them.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -18,6 +21,7 @@ import numpy as np
 from index.card import Block
 from index.config import Metric
 from index.construct import add_vectors, list_lengths, merge_part, reserve_lists
+from index.lists_on_disk import merge_on_disk
 from index.run_local import Setup
 from index.stored_vectors import block_vectors
 from index.vectors import read_faiss, write_faiss
@@ -55,9 +59,14 @@ def merge_parts(
     blocks: Sequence[Block],
     metric: Metric,
     execute: Callable[[Setup[Any, Any], Sequence[Any]], Iterator[Any]],
+    *,
+    on_disk: bool = False,
 ) -> faiss.Index:
     """Adds every block to a part of its own by `execute`, and merges the parts in order of the
     ids; the parts are removed.
+
+    With `on_disk` (`index.lists_on_disk`) the whole is never in memory: what is returned is mapped
+    from a file without a name, whose space is free again when the index is dropped.
     """
     content = faiss.serialize_index(trained)
     folder = storage.join(index, "partial", _digest(content, blocks))
@@ -66,13 +75,27 @@ def merge_parts(
     for _ in execute(PartSetup(index, folder, metric), todo):
         pass
     whole = read_faiss(storage.join(folder, TRAINED_NAME), mapped=False)  # of the parts' very type
-    lengths = [list_lengths(read_faiss(_part_url(folder, block))) for block in blocks]
-    if known := [of_part for of_part in lengths if of_part is not None]:
-        reserve_lists(whole, np.sum(known, axis=0))
-    for block in blocks:
-        merge_part(whole, read_faiss(_part_url(folder, block), mapped=False))
+    urls = [_part_url(folder, block) for block in blocks]
+    whole = _merged_on_disk(whole, urls) if on_disk else _merged(whole, urls)
     _remove_parts(storage.join(index, "partial"))
     return whole
+
+
+def _merged(whole: faiss.Index, urls: Sequence[str]) -> faiss.Index:
+    lengths = [list_lengths(read_faiss(url)) for url in urls]
+    if known := [of_part for of_part in lengths if of_part is not None]:
+        reserve_lists(whole, np.sum(known, axis=0))
+    for url in urls:
+        merge_part(whole, read_faiss(url, mapped=False))
+    return whole
+
+
+def _merged_on_disk(trained: faiss.Index, urls: Sequence[str]) -> faiss.Index:
+    """Beside the parts where they are on a local disk, else where temporary files lie."""
+    first = storage.local_path(urls[0])
+    with tempfile.NamedTemporaryFile(dir=first and first.parent, suffix=".index") as file:
+        merge_on_disk(Path(file.name), trained, [partial(read_faiss, url) for url in urls])
+        return read_faiss(file.name)
 
 
 def _part_url(folder: str, block: Block) -> str:

@@ -85,20 +85,26 @@ def sample_vectors(
     ids_N = np.concatenate([np.arange(b.first, b.first + b.count) for b in live])
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(ids_N, min(count, len(ids_N)), replace=False, shuffle=False))
-    parts = each_block(partial(_picked, index, metric, drawn), live)
-    return drawn, np.concatenate(list(parts))
+    dimension = next(_stored(index, live[0])).shape[1]
+    sample_ND = np.empty((len(drawn), dimension), np.float32)  # may be gigabytes: never twice
+    for _ in each_block(partial(_pick, index, metric, drawn, sample_ND), live):
+        pass
+    return drawn, sample_ND
 
 
-def _picked(
-    index: str, metric: Metric, ids_N: NDArray[np.int64], block: Block
-) -> NDArray[np.float32]:
-    """Those of a block's vectors that are among `ids_N`, which ascend."""
-    first, parts = block.first, []
+def _pick(
+    index: str,
+    metric: Metric,
+    ids_N: NDArray[np.int64],
+    sample_ND: NDArray[np.float32],
+    block: Block,
+) -> None:
+    """Puts those of a block's vectors that are among `ids_N`, which ascend, where they belong."""
+    first = block.first
     for batch_ND in _stored(index, block):
         begin, end = np.searchsorted(ids_N, (first, first + len(batch_ND)))
-        parts.append(prepared(batch_ND[ids_N[begin:end] - first], metric))
+        sample_ND[begin:end] = prepared(batch_ND[ids_N[begin:end] - first], metric)
         first += len(batch_ND)
-    return np.concatenate(parts)
 
 
 def write_ids(path: Path, index: str, kept: pa.Table | None, blocks: Iterable[Block]) -> None:

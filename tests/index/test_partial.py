@@ -17,6 +17,25 @@ def test_merged_parts_are_the_bytes_of_one_piece(corpus, factory: str, metric: s
     assert not Path(corpus.output, "partial").exists()
 
 
+@pytest.mark.parametrize("factory", ["IVF4,SQ8", "PCAR8,IVF4,SQ6", "IVF4_HNSW4,Flat"])
+@pytest.mark.parametrize("execute", [None, in_process])
+def test_what_exceeds_memory_is_joined_on_disk_to_the_same_bytes(
+    corpus, factory: str, execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = corpus.build(IndexConfig(factory=factory))
+    monkeypatch.setattr("index.partial._merged", None)  # what would join them in memory
+    on_disk = corpus.build(IndexConfig(factory=factory, build_memory=100), execute=execute)
+    assert on_disk.index_sha256 == alone.index_sha256
+    assert on_disk.recall == alone.recall
+    assert not Path(corpus.output, "partial").exists()
+
+
+def test_an_exact_index_has_no_lists_to_join_on_disk(corpus) -> None:
+    alone = corpus.build(IndexConfig(factory="Flat"))
+    small = corpus.build(IndexConfig(factory="Flat", build_memory=100))
+    assert small.index_sha256 == alone.index_sha256
+
+
 def test_a_stopped_build_goes_on_with_the_parts_that_are_whole(corpus) -> None:
     config = IndexConfig(factory="IVF4,Flat")
     asked: list[list[int]] = []
