@@ -1,6 +1,7 @@
 """What building an index costs out of embeddings on disk: memory, an append, two Ray workers.
 
     python benchmarks/index_builds.py build|append|ray FOLDER [--workers N] [--budget BYTES]
+        [--build-memory BYTES]
 
 is one of the processes that are measured; benchmarks/bench_index.py starts them. It prints the cost
 of the call alone, without what Python takes to start and to import, as JSON.
@@ -12,8 +13,10 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,8 @@ from index.search import open_index
 
 PER_SHARD = 6 * PIECE
 MORE_THAN_BUDGET = 1.1
+ON_DISK_MEMORY = 2**20
+"""index.build_memory of a build that is to be joined on disk."""
 APPENDED = 100
 """One part in so many is appended."""
 APPEND_COST = 0.03
@@ -55,17 +60,44 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--budget", type=int, default=IndexConfig().memory_budget)
+    parser.add_argument("--build-memory", type=int)
     parser.add_argument("--factory", default=IndexConfig().factory)
     arguments = parser.parse_args()
-    config = IndexConfig(targets=TARGETS, memory_budget=arguments.budget, factory=arguments.factory)
+    config = IndexConfig(
+        targets=TARGETS, memory_budget=arguments.budget, factory=arguments.factory,
+        build_memory=arguments.build_memory,
+    )  # fmt: skip
     call = {"build": build, "append": append, "ray": ray_build}[arguments.what]
     made: list[IndexCard] = []
-    cost = timed(lambda: made.append(call(str(arguments.folder), config, arguments.workers)))
+    with most_anonymous() as seen:
+        cost = timed(lambda: made.append(call(str(arguments.folder), config, arguments.workers)))
     card = made[0]
     facts = {"factory": card.factory, "count": card.count, "size_bytes": card.size_bytes,
              "recall": card.recall, "index_sha256": card.index_sha256}  # fmt: skip
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"cpu": cost.cpu, "wall": cost.wall, "peak_mb": round(peak)} | facts))
+    costs = {"cpu": cost.cpu, "wall": cost.wall, "peak_mb": round(peak),
+             "peak_anonymous_mb": round(max(seen) / 2**20)}  # fmt: skip
+    print(json.dumps(costs | facts))
+
+
+@contextmanager
+def most_anonymous() -> Iterator[list[int]]:
+    """Bytes of this process that no file stands behind, looked at ten times a second: mapped pages
+    count in resident memory, but the system takes them back when it wants."""
+    seen, ended = [0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            status = Path("/proc/self/status").read_text()
+            seen.append(1024 * int(status.partition("RssAnon:")[2].split()[0]))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        looking.join()
 
 
 def build(folder: str, config: IndexConfig, _workers: int) -> IndexCard:
@@ -131,7 +163,7 @@ def measure_memory(
     and mapped pages of the embeddings count.
 
     It builds what 'auto' chooses, and what needs most of the budget: lists of whole vectors, where
-    those are within it.
+    those are within it. The same lists are then joined on disk.
     """
     whole = f"IVF{num_lists(shape[0])},Flat"
     factories = ["auto", whole] if estimated_bytes(whole, *shape) <= budget else ["auto"]
@@ -144,7 +176,13 @@ def measure_memory(
         what = f"peak memory of building {found['factory']} of {found['count']} / budget"
         ratios.append(Ratio(what, value, (value,), MORE_THAN_BUDGET, at_least=False))
         builds.append(found | {"asked": factory})
-    return builds, ratios
+    line = ["build", str(folder), "--factory", whole, "--build-memory", str(ON_DISK_MEMORY)]
+    found = run_child(line, {core})
+    say(f"memory, joined on disk: {found}")
+    value = round(found["peak_anonymous_mb"] * 2**20 / found["size_bytes"], 4)
+    what = f"memory without mapped pages of building {whole} on disk / its bytes"
+    ratios.append(Ratio(what, value, (value,), None, at_least=False))
+    return [*builds, found | {"asked": "on disk"}], ratios
 
 
 def measure_append(

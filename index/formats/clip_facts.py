@@ -11,12 +11,13 @@ from extractors.errors import AbortError, UsageError
 from index.embedding_shards import CLIP_SCHEMA, ClipRow
 from pipeline.sources import key_of
 
-FIELDS = tuple(name for name in CLIP_SCHEMA.names if name != "id")
+FIELDS = (*(name for name in CLIP_SCHEMA.names if name != "id"), "duration")
 USUAL = {
     "uri": ("uri", "image_path", "url", "path"),
     "key": ("key",),
     "start": ("start",),
-    "end": ("end", "duration"),
+    "end": ("end",),
+    "duration": ("duration",),
     "text": ("text", "caption"),
     "label": ("label",),
     "split": ("split",),
@@ -39,9 +40,10 @@ class Naming:
 def clip_rows(facts: pa.Table, naming: Naming, first: int) -> list[ClipRow]:
     """A clip a row. `first` is the number of the first row in its file.
 
-    A clip without a key has that of its uri, without a uri the number of its row; without times
-    it is [0, 0). Keys keep to [A-Za-z0-9_-], others are changed as those of files are. Raises
-    UsageError for a column that is not there, AbortError for times that are none.
+    A clip without a key has that of its uri, without a uri the number of its row; without an end it
+    lasts as long as its duration says, without times it is [0, 0). Keys keep to [A-Za-z0-9_-],
+    others are changed as those of files are. Raises UsageError for a column that is not there,
+    AbortError for times that are none.
     """
     found = _columns(facts, naming)
     values = {field: facts.column(name).to_pylist() for field, name in found.items()}
@@ -71,7 +73,9 @@ def _columns(facts: pa.Table, naming: Naming) -> dict[str, str]:
 def _clip(row: Mapping[str, Any], naming: Naming, number: int) -> ClipRow:
     uri = _words(row.get("uri")) or ""
     start = _seconds(row.get("start"), naming, number, "start")
-    end = _seconds(row.get("end"), naming, number, "end") if row.get("end") is not None else start
+    end = start + _seconds(row.get("duration"), naming, number, "duration")
+    if row.get("end") is not None:
+        end = _seconds(row["end"], naming, number, "end")
     if end < start:
         raise AbortError(
             f"{naming.where}: row {number} ends at {end:g}, before its start {start:g}"
