@@ -5,7 +5,6 @@ embeddings/000000_stats.json     the record: without it there are no embeddings 
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,10 +200,10 @@ def _write_table(table: pa.Table, path: Path) -> None:
 def is_whole(index: str, record: EmbeddingRecord) -> bool:
     """Whether the parquet is there and holds the bytes that its record says."""
     try:
-        content = storage.read_bytes(embedding_url(index, record.number, ".parquet"))
+        found = storage.sha256(embedding_url(index, record.number, ".parquet"))
     except FileNotFoundError:
         return False
-    return hashlib.sha256(content).hexdigest() == record.parquet_sha256
+    return found == record.parquet_sha256
 
 
 def read_embeddings(index: str, number: int, columns: Sequence[str] | None = None) -> pa.Table:

@@ -4,7 +4,6 @@ come from index.embeddings.
 N vectors, D dimension, Q queries, K neighbours.
 """
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ from index.hits import merge_overlapping
 from index.search_parameters import apply_parameters, search_allowed
 from index.vectors import prepared, read_faiss
 from pipeline import storage
-from pipeline.shards import sha256_of
 
 INDEX_NAME = "knn.index"
 IDS_NAME = "ids.parquet"
@@ -221,8 +219,7 @@ def _read_ids(url: str) -> pa.Table:
 
 def _check_digest(url: str, expected: str) -> None:
     try:
-        path = storage.local_path(url)
-        actual = sha256_of(path) if path else hashlib.sha256(storage.read_bytes(url)).hexdigest()
+        actual = storage.sha256(url)
     except FileNotFoundError as err:
         raise AbortError(f"{url}: missing: build the index again") from err
     if actual != expected:

@@ -8,6 +8,7 @@ published a moment ago may be missing from it on a store whose listings lag, and
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -190,6 +191,12 @@ def read_bytes(url: str) -> bytes:
         return content
 
     return _call(url, read)
+
+
+def sha256(url: str) -> str:
+    """Hex digest of a file, read a piece at a time; FileNotFoundError where there is none."""
+    with open_binary(url) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def read_json(url: str) -> Any:

@@ -24,6 +24,7 @@ from index.embedding_shards import (
     EmbeddingRecord,
     clip_table,
     embedding_url,
+    is_whole,
     read_record,
     vector_name,
 )
@@ -32,9 +33,6 @@ from index.formats.seen_ids import digests_of
 from index.formats.sources import Rows, SourcePart, read_part
 from pipeline import storage
 from pipeline.shards import sha256_of
-
-CHUNK = 2**20
-"""Bytes of a remote file that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -138,27 +136,11 @@ def _files_digest(part: SourcePart) -> str:
     taken = repr((sorted(part.arrays), sorted(part.columns.items())))
     digest = hashlib.sha256(taken.encode())
     for url in part.files:
-        digest.update(_sha256(url).encode())
-    return digest.hexdigest()
-
-
-def _sha256(url: str) -> str:
-    path = storage.local_path(url)
-    if path is not None:
-        return sha256_of(path)
-    digest = hashlib.sha256()
-    with storage.open_binary(url) as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
+        digest.update(storage.sha256(url).encode())
     return digest.hexdigest()
 
 
 def _is_current(output: str, record: EmbeddingRecord, digest: str, reading: Reading) -> bool:
     """Whether the parquet would be the same, and holds the bytes that its record says."""
-    if not record.is_of(digest, reading.model_digest, reading.settings):
-        return False
-    try:
-        found = _sha256(embedding_url(output, record.number, ".parquet"))
-    except FileNotFoundError:
-        return False
-    return found == record.parquet_sha256
+    current = record.is_of(digest, reading.model_digest, reading.settings)
+    return current and is_whole(output, record)
