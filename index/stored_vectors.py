@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from extractors.errors import AbortError
 from index.card import Block
 from index.config import Metric
 from index.embedding_shards import (
@@ -22,6 +23,8 @@ from index.embedding_shards import (
     SUM,
     EmbeddingRecord,
     embedding_batches,
+    embedding_url,
+    read_record,
     vector_name,
     vectors_of,
 )
@@ -45,7 +48,19 @@ def block_vectors(index: str, block: Block, metric: Metric) -> Iterator[NDArray[
     return (prepared(x_ND, metric) for x_ND in _stored(index, block))
 
 
+def check_is_of(index: str, block: Block) -> None:
+    """Raises AbortError where a block's embeddings are not those that were indexed: rows are known
+    by their place, and another run may have embedded the shard anew since."""
+    record = read_record(index, block.shard)
+    if record is None or record.parquet_sha256 != block.parquet_sha256:
+        raise AbortError(
+            f"{embedding_url(index, block.shard, '.parquet')}: not the embeddings that were "
+            "indexed: run `pipeline index append` to its end, then open the index anew"
+        )
+
+
 def _stored(index: str, block: Block) -> Iterator[NDArray[np.float32]]:
+    check_is_of(index, block)
     for table in embedding_batches(index, block.shard, [vector_name(SUM)]):
         yield vectors_of(table, SUM)
 

@@ -1,9 +1,12 @@
 """index.stored_vectors: the same vectors whatever the number of threads that read them."""
 
+from dataclasses import replace
+
 import faiss
 import numpy as np
 import pytest
 
+from extractors.errors import AbortError
 from index.card import Block
 from index.config import IndexConfig
 from index.embedding_shards import MODALITIES, ClipRow, clip_table, publish_embeddings
@@ -75,3 +78,13 @@ def test_work_on_blocks_comes_back_in_order_and_its_error_too(
     assert faiss.omp_get_max_threads() == threads
     with pytest.raises(ZeroDivisionError):
         list(each_block(lambda block: 1 // (block.count - 1), made))
+
+
+def test_embeddings_that_are_newer_than_the_index_are_refused(
+    blocks: tuple[str, tuple[Block, ...]],
+) -> None:
+    """Their rows are in other places: they would pass for other clips."""
+    folder, made = blocks
+    older = replace(made[1], parquet_sha256="0" * 64)
+    with pytest.raises(AbortError, match=r"000001\.parquet: not the embeddings that were indexed"):
+        list(numbered_vectors(folder, (made[0], older), "cosine"))
