@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from extractors.errors import UsageError
+from extractors.errors import PipelineError, UsageError
 from index.encoding import QueryEncoder, Vector
 from index.filters import parse_where
 from index.hits import Hit
@@ -80,7 +80,7 @@ def search_queries(
             batch = queries[first : first + BATCH]
             vectors = encoder.encode([named.query.terms for named in batch])
             found = _search(index, batch, vectors, k, targets, merge)
-            failed += sum(isinstance(one, UsageError) for one in found)
+            failed += sum(isinstance(one, PipelineError) for one in found)
             rows = [r for named, one in zip(batch, found, strict=True) for r in _out(named, one)]
             writer.write_table(pa.Table.from_pylist(rows, schema=HIT_SCHEMA))
     return failed
@@ -89,16 +89,18 @@ def search_queries(
 def _search(
     index: SearchIndex,
     batch: Sequence[NamedQuery],
-    vectors: Sequence[Vector | UsageError],
+    vectors: Sequence[Vector | PipelineError],
     k: int,
     targets: Sequence[str] | None,
     merge: bool,
-) -> list[list[Hit] | UsageError]:
+) -> list[list[Hit] | PipelineError]:
     """One call of FAISS for all queries of equal conditions."""
-    found: list[list[Hit] | UsageError] = [v if isinstance(v, UsageError) else [] for v in vectors]
+    found: list[list[Hit] | PipelineError] = [
+        v if isinstance(v, PipelineError) else [] for v in vectors
+    ]
     groups: dict[tuple[tuple[str, str], ...], list[int]] = defaultdict(list)
     for number, named in enumerate(batch):
-        if not isinstance(vectors[number], UsageError):
+        if not isinstance(vectors[number], PipelineError):
             groups[tuple(sorted(named.query.where.items()))].append(number)
     for where, numbers in groups.items():
         queries_QD = np.stack([np.asarray(vectors[number]) for number in numbers])
@@ -113,8 +115,8 @@ def _search(
     return found
 
 
-def _out(named: NamedQuery, found: list[Hit] | UsageError) -> list[dict[str, Any]]:
-    if isinstance(found, UsageError):
+def _out(named: NamedQuery, found: list[Hit] | PipelineError) -> list[dict[str, Any]]:
+    if isinstance(found, PipelineError):
         return [{"query": named.name, "error": str(found)}]
     return [{"query": named.name} | vars(hit) for hit in found]
 

@@ -19,9 +19,14 @@ from index.vectors import prepared
 _ID = re.compile(r"(?P<key>[^@]+)@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)")
 
 
-def clip_rows(ids: pa.Table, clip: str) -> NDArray[np.int64]:
+def clip_rows(
+    ids: pa.Table, clip: str, live_N: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
     """The FAISS ids of a clip `KEY@start-end`: its own, else those of the video's clips that lie
-    inside (so that hits which were merged can be asked by). Raises UsageError where none do."""
+    inside (so that hits which were merged can be asked by), of those that `live_N` admits.
+
+    Raises UsageError where there are none, with a sentence of its own where there were some.
+    """
     found = _ID.fullmatch(clip)
     if found is None:
         raise UsageError(f"clip {clip}: expected KEY@START-END in seconds, as in video_1@0-10")
@@ -32,9 +37,13 @@ def clip_rows(ids: pa.Table, clip: str) -> NDArray[np.int64]:
     starts_N = np.round(of_video.column("start").to_numpy(), 3)
     ends_N = np.round(of_video.column("end").to_numpy(), 3)
     exact_N = (starts_N == start) & (ends_N == end)
-    chosen_N = exact_N if exact_N.any() else (starts_N >= start) & (ends_N <= end)
-    if not chosen_N.any():
+    inside_N = (starts_N >= start) & (ends_N <= end)
+    if not inside_N.any():
         raise UsageError(f"clip {clip}: no such clip in this index")
+    may_N = np.ones(len(rows_N), bool) if live_N is None else live_N[rows_N]
+    if not (inside_N & may_N).any():
+        raise UsageError(f"clip {clip}: was removed from this index")
+    chosen_N = exact_N & may_N if (exact_N & may_N).any() else inside_N & may_N
     return np.asarray(rows_N[chosen_N])
 
 
@@ -44,22 +53,35 @@ def clip_vector(
     ids: pa.Table,
     clip: str,
     modalities: Sequence[str] = (SUM,),
+    live_N: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """The vector (D,) of a clip as the model gave it: what was indexed, or another sum.
 
-    Raises UsageError for an unknown clip and for one without any of `modalities`.
+    Raises UsageError for a clip that is unknown or that `live_N` does not admit, and for one
+    without any of `modalities`; AbortError where its embeddings cannot be read.
     """
-    rows_N = clip_rows(ids, clip)
+    rows_N = clip_rows(ids, clip, live_N)
     block = next(b for b in card.blocks if b.first <= rows_N[0] < b.first + b.count)
-    wanted = set(ids.column("id").take(pa.array(rows_N)).to_pylist())
+    wanted = ids.column("id").take(pa.array(rows_N)).unique()
+    try:
+        chosen = _stored(url, block, wanted, modalities)
+    except (OSError, pa.ArrowException) as err:
+        raise AbortError(f"{url}: the embeddings of clip {clip} cannot be read: {err}") from err
+    if chosen is None:
+        raise AbortError(f"{url}: clip {clip} has no embedding: build the index again")
+    x_ND, present_N = summed(chosen, modalities)
+    if not present_N.any():
+        raise UsageError(f"clip {clip}: has no {' or '.join(modalities)}")
+    return np.asarray(x_ND[present_N].mean(axis=0), np.float32)
+
+
+def _stored(url: str, block: Block, wanted: pa.Array, modalities: Sequence[str]) -> pa.Table | None:
+    """The rows of some clips of a block, of its first batch that has any."""
     for table in embedding_batches(url, block.shard, ["id", *map(vector_name, modalities)]):
-        chosen = table.filter(pc.is_in(table.column("id"), pa.array(sorted(wanted))))
+        chosen = table.filter(pc.is_in(table.column("id"), wanted))
         if chosen.num_rows:
-            x_ND, present_N = summed(chosen, modalities)
-            if not present_N.any():
-                raise UsageError(f"clip {clip}: has no {' or '.join(modalities)}")
-            return np.asarray(x_ND[present_N].mean(axis=0), np.float32)
-    raise AbortError(f"{url}: clip {clip} has no embedding: build the index again")
+            return chosen
+    return None
 
 
 def scan(

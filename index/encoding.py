@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extractors.errors import UsageError, VideoError
+from extractors.errors import PipelineError, UsageError, VideoError
 from extractors.text import TextEncoder
 from index.card import check_has_model
 from index.clip_vectors import clip_vector
@@ -75,8 +75,9 @@ class QueryEncoder:
     ) -> None:
         self._resources.__exit__(kind, error, traceback)
 
-    def encode(self, queries: Sequence[Sequence[Term]]) -> list[Vector | UsageError]:
-        """The vector (D,) of each query, or why it has none.
+    def encode(self, queries: Sequence[Sequence[Term]]) -> list[Vector | PipelineError]:
+        """The vector (D,) of each query, or why it has none; one that fails does not touch the
+        others.
 
         All texts go through their encoder in one batch, the windows of all files through theirs;
         equal terms once. Raises UsageError or AbortError where the models cannot be had at all.
@@ -121,12 +122,12 @@ class QueryEncoder:
         return Term(term.kind, term.value, 1.0, term.at)
 
     def _combined(
-        self, query: Sequence[Term], found: Mapping[Term, Vector | UsageError]
-    ) -> Vector | UsageError:
+        self, query: Sequence[Term], found: Mapping[Term, Vector | PipelineError]
+    ) -> Vector | PipelineError:
         vectors: list[Vector] = []
         for term in query:
             vector = found[self._unweighted(term)]
-            if isinstance(vector, UsageError):
+            if isinstance(vector, PipelineError):
                 return vector
             vectors.append(vector)
         try:
@@ -134,7 +135,7 @@ class QueryEncoder:
         except UsageError as err:
             return err
 
-    def _texts(self, terms: Sequence[Term]) -> dict[Term, Vector | UsageError]:
+    def _texts(self, terms: Sequence[Term]) -> dict[Term, Vector | PipelineError]:
         if not terms:
             return {}
         embedder, encoder = self._model(), self._text_encoder()
@@ -147,28 +148,29 @@ class QueryEncoder:
             for term, query_D in zip(terms, queries_ND, strict=True)
         }
 
-    def _files(self, terms: Sequence[Term]) -> dict[Term, Vector | UsageError]:
+    def _files(self, terms: Sequence[Term]) -> dict[Term, Vector | PipelineError]:
         if not terms:
             return {}
         paths = list(dict.fromkeys(term.value for term in terms))
         samples = dict(zip(paths, self._extract(paths), strict=True))
         return {term: self._file(term, samples[term.value]) for term in terms}
 
-    def _file(self, term: Term, sample: VideoSample | VideoError) -> Vector | UsageError:
+    def _file(self, term: Term, sample: VideoSample | VideoError) -> Vector | PipelineError:
         if isinstance(sample, VideoError):
             return UsageError(f"--{term.kind} {sample.message}")
         modalities = FILE_MODALITIES[term.kind]
         try:
             found = file_vectors(self._model(), sample, modalities, self._window, term.at)
-        except UsageError as err:
+        except PipelineError as err:
             return err
         query_D: Vector = np.sum(list(found.values()), axis=0, dtype=np.float32)
         return query_D
 
-    def _clip(self, term: Term) -> Vector | UsageError:
+    def _clip(self, term: Term) -> Vector | PipelineError:
+        index = self._index
         try:
-            return clip_vector(self._index.url, self._index.card, self._index.ids, term.value)
-        except UsageError as err:
+            return clip_vector(index.url, index.card, index.ids, term.value, live_N=index.live_N)
+        except PipelineError as err:
             return err
 
     def _extract(self, paths: Iterable[str]) -> list[VideoSample | VideoError]:

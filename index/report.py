@@ -107,9 +107,8 @@ def _pictures(
     index: SearchIndex, cluster: Cluster, pictures: dict[str, Thumbnail]
 ) -> Iterator[Picture]:
     for clip in cluster.typical[:PICTURES]:
-        row: dict[str, Any] = index.ids.take(pa.array(clip_rows(index.ids, clip)[:1])).to_pylist()[
-            0
-        ]
+        rows_N = clip_rows(index.ids, clip, index.live_N)
+        row: dict[str, Any] = index.ids.take(pa.array(rows_N[:1])).to_pylist()[0]
         times = f"{clock(row['start'])} – {clock(row['end'])}" if row["end"] else ""
         text = row["text"] or ""
         short = text if len(text) <= LONG_TEXT else text[: LONG_TEXT - 1] + "…"

@@ -170,21 +170,21 @@ class Service:
         return [self._vector(request, found) for request in requests]
 
     def _vector(
-        self, request: SearchRequest, found: "dict[Term, Vector | UsageError]"
+        self, request: SearchRequest, found: "dict[Term, Vector | PipelineError]"
     ) -> Vector | PipelineError:
         try:
             parts = [self._part(term, found) for term in request.terms]
             return combine(parts, [term.weight for term in request.terms])
-        except UsageError as err:
+        except PipelineError as err:
             return err
 
-    def _part(self, term: Term | UploadTerm, found: "dict[Term, Vector | UsageError]") -> Vector:
+    def _part(self, term: Term | UploadTerm, found: "dict[Term, Vector | PipelineError]") -> Vector:
         if isinstance(term, UploadTerm):
             return self._upload(term)
         vector = found.get(Term(term.kind, term.value))
         if vector is None:
             raise UsageError("this server cannot embed texts")
-        if isinstance(vector, UsageError):
+        if isinstance(vector, PipelineError):
             raise vector
         return vector
 

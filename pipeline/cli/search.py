@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extractors.errors import UsageError
+from extractors.errors import PipelineError, UsageError
 from pipeline.cli import options, show
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _search_one(
     conditions = parse_where(where or [])
     with QueryEncoder(opened, device, window=window) as encoder:
         (query,) = encoder.encode([terms])
-    if isinstance(query, UsageError):
+    if isinstance(query, PipelineError):
         raise query
     return search_index(opened, query, k, conditions, targets=targets or None, merge=merge)
 

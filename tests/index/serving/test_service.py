@@ -1,0 +1,84 @@
+"""What the server does, apart from HTTP, of indexes without models."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from extractors.errors import AbortError, PipelineError, UsageError
+from index.batch_search import NamedQuery, search_queries
+from index.config import IndexConfig
+from index.encoding import QueryEncoder
+from index.hits import Hit
+from index.queries import Query, Term
+from index.search import open_index
+from index.serving.limits import Limits
+from index.serving.service import SearchRequest, Service
+from tests.index.conftest import Corpus
+from tests.index.test_append import append, changed
+
+CPU = torch.device("cpu")
+
+
+def by_clip(clip: str) -> SearchRequest:
+    return SearchRequest((Term("clip", clip),), 3)
+
+
+@pytest.fixture
+def appended(corpus: Corpus) -> tuple[Corpus, str, str]:
+    """An index with a clip that was removed by an append, and one that was replaced."""
+    config = IndexConfig(factory="Flat")
+    corpus.build(config)
+    ids = open_index(corpus.output).ids.column("id").to_pylist()
+    changed(corpus, 1)
+    append(corpus, config)
+    gone = next(clip for clip in ids if clip.startswith("v1_0@"))
+    replaced = next(clip for clip in ids if clip.startswith("v1_1@"))
+    return corpus, gone, replaced
+
+
+def test_a_clip_that_was_removed_is_refused_alone(appended: tuple[Corpus, str, str]) -> None:
+    corpus, gone, replaced = appended
+    service = Service(open_index(corpus.output), CPU, Limits())
+    refused, found, other = service.search([by_clip(gone), by_clip(replaced), by_clip("v0_1@0-10")])
+    assert isinstance(refused, UsageError)
+    assert str(refused) == f"clip {gone}: was removed from this index"
+    assert isinstance(found, list)
+    assert isinstance(other, list)
+    assert found[0].id == replaced
+    with pytest.raises(UsageError, match="was removed"):
+        service.clips.find(gone)
+
+
+def test_a_removed_clip_is_one_failed_row_of_a_file(
+    appended: tuple[Corpus, str, str], tmp_path: Path
+) -> None:
+    corpus, gone, replaced = appended
+    index, output = open_index(corpus.output), str(tmp_path / "hits.parquet")
+    queries = [NamedQuery(clip, Query((Term("clip", clip),))) for clip in (gone, replaced)]
+    with QueryEncoder(index, CPU) as encoder:
+        assert search_queries(index, encoder, queries, output, 1) == 1
+    rows = pq.read_table(output).to_pylist()
+    assert [row["id"] for row in rows] == [None, replaced]
+    assert rows[0]["error"].endswith("was removed from this index")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no parquet"])
+def test_embeddings_that_cannot_be_read_fail_their_own_request_alone(
+    corpus: Corpus, content: bytes | None
+) -> None:
+    corpus.build(IndexConfig())
+    index = open_index(corpus.output)
+    damaged = Path(corpus.output, "embeddings", "000001.parquet")
+    damaged.unlink()
+    if content is not None:
+        damaged.write_bytes(content)
+    found = Service(index, CPU, Limits()).search([by_clip("v1_1@0-10"), by_clip("v0_1@0-10")])
+    assert isinstance(found[0], AbortError)
+    assert "cannot be read" in str(found[0])
+    assert is_answered(found[1])
+
+
+def is_answered(found: list[Hit] | PipelineError) -> bool:
+    return isinstance(found, list) and bool(found)
