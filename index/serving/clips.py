@@ -1,10 +1,12 @@
 """Pictures and moving pictures of clips: out of the shards' proxies, else out of the sources."""
 
 import base64
+import logging
 import os
 import tarfile
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +17,6 @@ from urllib.parse import quote
 import pyarrow as pa
 from fsspec.core import split_protocol
 
-from extractors.errors import UsageError
 from extractors.ffmpeg import child, ffmpeg_binary, input_options, wait
 from extractors.thumbnails import Thumbnail, extract_thumbnail
 from index.clip_vectors import clip_rows
@@ -30,6 +31,10 @@ CUT_DEADLINE = 30.0
 CUT_MEMORY_MB = 4096
 CACHED_BYTES = 64 * 2**20
 CHUNK = 2**18
+AGAIN_SECONDS = 60.0
+"""How long a tar that could not be read is not asked for again."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,15 +84,16 @@ class ClipMedia:
         self._cache: OrderedDict[tuple[str, Clip], bytes] = OrderedDict()
         self._cached = 0
         self._lock = threading.Lock()
+        self._absent_until: dict[str, float] = {}
+        """Tars that could not be read, until when."""
 
     def find(self, clip_id: str) -> Clip:
-        """The clip of an id, merged hits too. Raises UsageError where there is none."""
-        rows = clip_rows(self._index.ids, clip_id)
+        """The clip of an id, merged hits too. Raises UsageError where there is none, or none any
+        longer."""
+        rows = clip_rows(self._index.ids, clip_id, self._index.live_N)
         found = self._index.ids.take(pa.array(rows)).to_pylist()
         start, end = min(row["start"] for row in found), max(row["end"] for row in found)
         key = found[0]["key"]
-        if key not in self._shards:
-            raise UsageError(f"clip {clip_id}: was removed from this index")
         return Clip(key, found[0]["uri"], start, end, self._shards[key])
 
     def media_path(self, clip_id: str, clip: Clip) -> str | None:
@@ -140,14 +146,26 @@ class ClipMedia:
 
     def _proxy(self, clip: Clip) -> Media | None:
         """Where the proxy lies in its shard; None where none was made or it has no picture."""
-        url, path = tar_of(self._index.card.dataset, clip.shard)
-        try:
-            changed = os.stat(path).st_mtime_ns if path else 0
-            places = proxies_of(url, changed)
-        except FileNotFoundError:
+        if self._index.card.imported is not None:  # what was imported has no shards
             return None
-        place = places.get(clip.key)
+        url, path = tar_of(self._index.card.dataset, clip.shard)
+        place = self._places(url, path).get(clip.key)
         return Media(place[1], url=url, offset=place[0]) if place and place[1] else None
+
+    def _places(self, url: str, path: str) -> dict[str, tuple[int, int]]:
+        """`proxies_of` a tar; empty where it is absent or cannot be read, which is remembered for
+        a while of one that is not on this machine."""
+        if self._absent_until.get(url, 0.0) > time.monotonic():
+            return {}
+        try:
+            return proxies_of(url, os.stat(path).st_mtime_ns if path else 0)
+        except (FileNotFoundError, NotADirectoryError):
+            if path:  # asking again costs nothing
+                return {}
+        except (OSError, tarfile.TarError) as err:
+            logger.warning("%s: no proxies of its clips for %g s: %s", url, AGAIN_SECONDS, err)
+        self._absent_until[url] = time.monotonic() + AGAIN_SECONDS
+        return {}
 
     def _cached_or(self, key: tuple[str, Clip], make: Callable[[], bytes]) -> bytes:
         with self._lock:

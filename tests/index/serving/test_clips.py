@@ -1,0 +1,63 @@
+"""Where pictures and proxies come from, and that nothing breaks where they cannot be had."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from index.config import IndexConfig
+from index.formats.exporting import export_embeddings
+from index.formats.importing import ImportOptions, import_embeddings
+from index.report import report_index
+from index.search import open_index
+from index.serving import clips
+from index.serving.clips import ClipMedia
+from pipeline import storage
+from tests.index.conftest import Corpus
+
+
+def test_an_index_of_one_imported_parquet_has_no_proxies(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.build(IndexConfig())
+    export_embeddings(corpus.output, str(tmp_path / "out"), "parquet")
+    (source, *_) = sorted((tmp_path / "out").rglob("*.parquet"))
+    alone, output = tmp_path / "v.parquet", str(tmp_path / "back")
+    shutil.copy(source, alone)
+    import_embeddings(str(alone), output, ImportOptions("parquet"), IndexConfig())
+    index = open_index(output)
+    media, clip = ClipMedia(index), index.ids["id"][0].as_py()
+    assert media.media_path(clip, media.find(clip)) is None
+    assert media.thumbnail(clip) == (b"", "file not found")
+    reasons = {p.thumbnail.reason for s in report_index(output) for t in s.sheets
+               for p in t.pictures}  # fmt: skip
+    assert reasons == {"file not found"}
+
+
+def test_a_file_where_the_dataset_was_leaves_no_proxies(corpus: Corpus) -> None:
+    corpus.build(IndexConfig())
+    index = open_index(corpus.output)
+    shutil.rmtree(corpus.dataset)
+    Path(corpus.dataset).write_bytes(b"a file where the folder was")
+    media, clip = ClipMedia(index), index.ids["id"][0].as_py()
+    assert media.media_path(clip, media.find(clip)) is None
+
+
+@pytest.mark.parametrize(("error", "logged"), [(FileNotFoundError, 0), (ConnectionError, 1)])
+def test_a_remote_tar_that_cannot_be_read_is_asked_for_once(
+    corpus: Corpus, monkeypatch, caplog, error: type[OSError], logged: int
+) -> None:
+    corpus.build(IndexConfig())
+    index, asked = open_index(corpus.output), []
+
+    def refuse(url: str):
+        asked.append(url)
+        raise error(url)
+
+    monkeypatch.setattr(clips, "tar_of", lambda _dataset, shard: (f"memory://{error}/{shard}", ""))
+    monkeypatch.setattr(storage, "open_binary", refuse)
+    media = ClipMedia(index)
+    with caplog.at_level(logging.WARNING):
+        for clip in index.ids["id"].to_pylist():
+            assert media.media_path(clip, media.find(clip)) is None
+    assert len(asked) == len(set(asked)) == 3
+    assert len(caplog.records) == 3 * logged
