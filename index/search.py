@@ -29,6 +29,8 @@ from pipeline import storage
 INDEX_NAME = "knn.index"
 IDS_NAME = "ids.parquet"
 MASK_NAME = "mask.npy"
+DEEPEST = 64
+"""Merging looks at this many hits, at most, for each that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -95,24 +97,18 @@ def search_many(
     keys and values as in `index.filters.allowed_rows`. `targets` compares with the embeddings of
     these modalities instead of those that were indexed: every stored embedding is read, exact and
     slow on a large index. `merge` joins hits of one video that overlap in time
-    (`index.hits.merge_overlapping`) and searches on until there are k. Queries are scaled to unit
-    length where the index's metric is cosine. Raises UsageError for a k below 1, for queries of
-    another dimension or with a value that is not finite, for a wrong condition or target.
+    (`index.hits.merge_overlapping`) and searches on until there are k, or DEEPEST times k were
+    looked at. What a query finds does not depend on the others. Queries are scaled to unit length
+    where the index's metric is cosine. Raises UsageError for a k below 1, for queries of another
+    dimension or with a value that is not finite, for a wrong condition or target.
     """
     queries_QD = np.ascontiguousarray(query_vectors_QD, np.float32)
     _check_query(index, queries_QD, k)
     _check_targets(index, targets)
     queries_QD = prepared(queries_QD, index.card.metric)
     allowed_N = _allowed(index, where)
-    wanted = k
-    while True:
-        found = _hits(index, queries_QD, wanted, allowed_N, targets)
-        if not merge:
-            return found
-        merged = [merge_overlapping(hits) for hits in found]
-        if all(len(m) >= k or len(f) < wanted for m, f in zip(merged, found, strict=True)):
-            return [hits[:k] for hits in merged]
-        wanted *= 2
+    find = _merged_hits if merge else _hits
+    return find(index, queries_QD, k, allowed_N, targets)
 
 
 def read_mask(url: str, card: IndexCard) -> NDArray[np.bool_] | None:
@@ -159,6 +155,30 @@ def _hits(
         [_hit(rank, next(rows), float(s)) for rank, s in enumerate(scores_K[found_K], start=1)]
         for scores_K, found_K in zip(scores_QK, found_QK, strict=True)
     ]
+
+
+def _merged_hits(
+    index: SearchIndex,
+    queries_QD: NDArray[np.float32],
+    k: int,
+    allowed_N: NDArray[np.bool_] | None,
+    targets: Sequence[str] | None,
+) -> list[list[Hit]]:
+    """Each query is searched deeper until it has k, and no deeper: more hits would make longer
+    ones of those it has."""
+    merged: list[list[Hit]] = [[] for _ in queries_QD]
+    depth, deepest = k, min(DEEPEST * k, index.card.count)
+    numbers = list(range(len(queries_QD)))
+    while numbers:
+        found = _hits(index, queries_QD[numbers], depth, allowed_N, targets)
+        for number, hits in zip(numbers, found, strict=True):
+            merged[number] = merge_overlapping(hits)[:k]
+        if depth >= deepest:
+            break
+        given = dict(zip(numbers, map(len, found), strict=True))
+        numbers = [n for n in numbers if len(merged[n]) < k and given[n] == depth]
+        depth = min(2 * depth, deepest)
+    return merged
 
 
 def _hit(rank: int, row: Mapping[str, Any], score: float) -> Hit:

@@ -102,7 +102,7 @@ class Service:
 
     def search(self, requests: list[SearchRequest]) -> list[list[Hit] | PipelineError]:
         """The hits of each, or why it has none: one call of the encoder for all texts, and one of
-        FAISS for all that agree in conditions, targets and merging."""
+        FAISS for all that agree in all else. What one finds does not depend on the others."""
         self.on_batch(len(requests))
         vectors = self._vectors(requests)
         results: list[list[Hit] | PipelineError] = [
@@ -111,7 +111,8 @@ class Service:
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for number, request in enumerate(requests):
             if not isinstance(vectors[number], PipelineError):
-                groups[request.where, request.targets, request.merge].append(number)
+                group = (request.where, request.targets, request.merge, request.k)
+                groups[group].append(number)
         for numbers in groups.values():
             found = self._search_group(
                 [requests[n] for n in numbers], [vectors[n] for n in numbers]
@@ -201,18 +202,17 @@ class Service:
     def _search_group(
         self, requests: Sequence[SearchRequest], vectors: Sequence[Vector | PipelineError]
     ) -> Sequence[list[Hit] | PipelineError]:
-        """Requests that differ in query and k alone."""
-        first, k = requests[0], max(request.k for request in requests)
+        """Requests that differ in their query alone."""
+        first = requests[0]
         queries_QD = np.stack([np.asarray(vector) for vector in vectors])
         try:
-            found = search_many(
+            return search_many(
                 self.index,
                 queries_QD,
-                k,
+                first.k,
                 dict(first.where),
                 targets=first.targets,
                 merge=first.merge,
             )
         except PipelineError as err:
             return [err for _ in requests]
-        return [hits[: request.k] for hits, request in zip(found, requests, strict=True)]

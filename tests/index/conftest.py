@@ -159,6 +159,18 @@ def build_from(tmp_path: Path) -> Callable[..., str]:
     return build
 
 
+def overlapping(corpus: Corpus) -> None:
+    """Each clip of a corpus reaches into the next one of its video."""
+    before = corpus.arrays
+
+    def arrays(number: int):
+        clips, embeddings, present = before(number)
+        longer = [dataclasses.replace(clip, end=clip.end + 1) for clip in clips]
+        return longer, embeddings, present
+
+    corpus.arrays = arrays  # type: ignore[method-assign]
+
+
 def clusters(count: int, dimension: int, seed: int = 0) -> np.ndarray:
     """Unit vectors around 20 centres."""
     rng = np.random.default_rng(seed)

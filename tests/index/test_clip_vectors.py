@@ -8,6 +8,7 @@ from index.clip_vectors import clip_rows, clip_vector
 from index.config import IndexConfig
 from index.search import open_index, search, search_many
 from index.vectors import prepared
+from tests.index.conftest import Corpus, overlapping
 
 Build = Callable[..., str]
 
@@ -93,3 +94,26 @@ def test_many_queries_give_what_each_gives_alone(build_from: Build) -> None:
     for merge in (False, True):
         found = search_many(index, queries_QD, 4, merge=merge)
         assert found == [search(index, query_D, 4, merge=merge) for query_D in queries_QD]
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8"])
+def test_merged_hits_do_not_depend_on_the_rest_of_the_batch(corpus: Corpus, factory: str) -> None:
+    """Some of these queries must be searched deeper than others."""
+    overlapping(corpus)
+    corpus.build(IndexConfig(factory=factory))
+    index = open_index(corpus.output)
+    queries_QD = np.random.default_rng(4).standard_normal((9, 16))
+    found = search_many(index, queries_QD, 5, merge=True)
+    alone = [search(index, query_D, 5, merge=True) for query_D in queries_QD]
+    assert [[h.id for h in hits] for hits in found] == [[h.id for h in hits] for hits in alone]
+
+
+def test_merging_ends_where_there_are_not_enough_videos(corpus: Corpus, monkeypatch) -> None:
+    overlapping(corpus)
+    corpus.build(IndexConfig(factory="Flat"))
+    index = open_index(corpus.output)
+    merged = search(index, np.ones(16), 30, merge=True)
+    assert 0 < len(merged) < 30
+    monkeypatch.setattr("index.search.DEEPEST", 1)
+    assert search(index, np.ones(16), 5, merge=True) != merged[:5]
+    assert 0 < len(search(index, np.ones(16), 5, merge=True)) < 5

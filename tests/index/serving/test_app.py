@@ -294,12 +294,15 @@ def test_a_batch_gives_what_each_search_gives_alone(service: Service) -> None:
         SearchRequest((Term("text", "snow"), Term("clip", "red@0-2", -1.0)), 5),
         SearchRequest((Term("clip", "gone@0-2"),), 5),
         SearchRequest((Term("clip", "red@0-2"),), 2, where=(("label", "g"),)),
+        SearchRequest((Term("text", "blue sea"),), 2, merge=True),
+        SearchRequest((Term("text", "blue sea"),), 9, merge=True),
     ]
     together = service.search(requests)
     for one, request in zip(together, requests, strict=True):
         (alone,) = service.search([request])
         if isinstance(alone, list):
             assert [hit.id for hit in one] == [hit.id for hit in alone]
+            assert len(one) <= request.k
         else:
             assert str(one) == str(alone)
 

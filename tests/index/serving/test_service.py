@@ -15,7 +15,7 @@ from index.queries import Query, Term
 from index.search import open_index
 from index.serving.limits import Limits
 from index.serving.service import SearchRequest, Service
-from tests.index.conftest import Corpus
+from tests.index.conftest import Corpus, overlapping
 from tests.index.test_append import append, changed
 
 CPU = torch.device("cpu")
@@ -78,6 +78,22 @@ def test_embeddings_that_cannot_be_read_fail_their_own_request_alone(
     assert isinstance(found[0], AbortError)
     assert "cannot be read" in str(found[0])
     assert is_answered(found[1])
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8"])
+def test_an_answer_does_not_depend_on_who_else_asks(corpus: Corpus, factory: str) -> None:
+    overlapping(corpus)
+    corpus.build(IndexConfig(factory=factory))
+    index = open_index(corpus.output)
+    service = Service(index, CPU, Limits())
+    requests = [
+        SearchRequest((Term("clip", clip),), k, merge=merge)
+        for clip in index.ids.column("id").to_pylist()[:6]
+        for k, merge in ((2, True), (5, True), (100, True), (2, False), (20, False))
+    ]
+    together = service.search(requests)
+    assert together == [service.search([request])[0] for request in requests]
+    assert all(isinstance(found, list) and found for found in together)
 
 
 def is_answered(found: list[Hit] | PipelineError) -> bool:
