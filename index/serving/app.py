@@ -23,7 +23,7 @@ from index.hits import Hit
 from index.queries import Term
 from index.serving.batching import Collector, OverloadedError, Pool
 from index.serving.clips import byte_range
-from index.serving.guard import COOKIE, Guard, Metrics, Tokens
+from index.serving.guard import COOKIE, RETRY_SECONDS, Guard, Metrics, Tokens
 from index.serving.messages import (
     ClusterOut,
     ErrorOut,
@@ -48,9 +48,8 @@ from index.space_map import Cluster, map_methods
 logger = logging.getLogger(__name__)
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorOut} for status in (400, 401, 404, 413, 422, 503)
+    status: {"model": ErrorOut} for status in (400, 401, 404, 408, 413, 422, 503)
 }
-RETRY_SECONDS = "1"
 A_DAY = "private, max-age=86400"
 
 
@@ -88,7 +87,6 @@ def create_app(
     hosts: tuple[str, ...] | None = None,
 ) -> FastAPI:
     """The server of an index whose models are loaded."""
-    limits = service.limits
     queues = Queues.of(service)
 
     @asynccontextmanager
@@ -108,9 +106,7 @@ def create_app(
         responses=REFUSALS,
     )
     tokens = Tokens(token)
-    app.add_middleware(
-        Guard, metrics=metrics, tokens=tokens, hosts=hosts, body_bytes=limits.body_bytes
-    )
+    app.add_middleware(Guard, metrics=metrics, tokens=tokens, hosts=hosts, limits=service.limits)
     metrics.waiting.labels("searches").set_function(lambda: queues.searches.waiting)
     metrics.waiting.labels("files").set_function(lambda: queues.files.taken)
     metrics.waiting.labels("media").set_function(lambda: queues.media.taken)
@@ -181,10 +177,11 @@ def _add_search(app: FastAPI, service: Service, queues: Queues) -> None:
         at: Annotated[float | None, Query(ge=0, le=1e6, description="Only this second.")] = None,
     ) -> UploadOut:
         """Embeds a sound or video file, the body of the request, to be asked by."""
-        if queues.files.taken > limits.waiting_files:
-            raise OverloadedError("too many files are waiting; try again in a moment")
-        async with received(request, limits.upload_bytes, limits.file_timeout) as path:
-            found = await queues.files.run(lambda: service.embed_file(path, at))
+        bounds = limits.upload_bytes, limits.file_timeout
+        # the place is taken first: what is being received fills the disk
+        with queues.files.place() as place:
+            async with received(request, *bounds) as path:
+                found = await place.run(lambda: service.embed_file(path, at))
         return UploadOut.model_validate(
             dict(zip(("id", "seconds", "modalities"), found, strict=True))
         )
@@ -299,7 +296,8 @@ def _sample(service: Service, clip: str) -> SampleOut:
 
 
 def _add_error_handlers(app: FastAPI, service: Service) -> None:
-    """Every refusal is {"error": a sentence}; nothing of the server's inside gets out."""
+    """Every refusal is {"error": a sentence}; nothing of the server's inside gets out. What is
+    expected nowhere is answered by `Guard`."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, err: RequestValidationError) -> JSONResponse:
@@ -319,10 +317,6 @@ def _add_error_handlers(app: FastAPI, service: Service) -> None:
             return _error(422, service.public(str(err)))
         logger.error("%s", err)
         return _error(500, "the index is damaged or was changed: ask who runs this server")
-
-    @app.exception_handler(Exception)
-    async def broken(_request: Request, _err: Exception) -> JSONResponse:
-        return _error(500, "something broke on this server; its log says what")
 
 
 def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:

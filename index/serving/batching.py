@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from extractors.errors import PipelineError
 
@@ -106,16 +106,48 @@ class Pool:
         self._timeout = timeout
         self._threads = ThreadPoolExecutor(threads, what)
         self.taken = 0
-        """Calls that wait or run."""
+        """Places of calls that wait, run, or prepare to."""
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """What `work` gives. Raises OverloadedError, and what `work` raises."""
+        with self.place() as place:
+            return await place.run(work)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator["Place"]:
+        """A place in the queue, for one call of `Place.run` when what it needs is there; given
+        back at the end, or when work that was given up has ended. Raises OverloadedError."""
         if self.taken >= self._places:
             raise OverloadedError(f"too many {self._what} are waiting; try again in a moment")
-        loop = asyncio.get_running_loop()
-        future = self._threads.submit(work)
         self.taken += 1
-        future.add_done_callback(lambda done: _later(loop, self._free, done))
+        place = Place(self._threads, self._timeout)
+        try:
+            yield place
+        finally:
+            loop = asyncio.get_running_loop()
+            place.when_done(lambda: _later(loop, self._free))
+
+    def close(self) -> None:
+        """Waits for what runs; what has not begun is dropped."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _free(self) -> None:
+        self.taken -= 1
+
+
+class Place:
+    """A place of a Pool."""
+
+    def __init__(self, threads: ThreadPoolExecutor, timeout: float) -> None:
+        self._threads = threads
+        self._timeout = timeout
+        self._future: Future[Any] | None = None
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives, on a thread of the pool. Raises OverloadedError where it is not done
+        in time, and what `work` raises."""
+        future = self._threads.submit(work)
+        self._future = future
         try:
             async with asyncio.timeout(self._timeout):
                 return await asyncio.wrap_future(future)
@@ -123,21 +155,17 @@ class Pool:
             future.cancel()
             raise OverloadedError(f"not done within {self._timeout:g} s; try again later") from err
 
-    def close(self) -> None:
-        """Waits for what runs; what has not begun is dropped."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Calls when nothing runs here, from any thread."""
+        if self._future is None:
+            call()
+        else:
+            self._future.add_done_callback(lambda _done: call())
 
-    def _free(self, _done: "Future[Result]") -> None:
-        self.taken -= 1
 
-
-def _later(
-    loop: asyncio.AbstractEventLoop,
-    call: "Callable[[Future[Result]], None]",
-    done: "Future[Result]",
-) -> None:
+def _later(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has ended, and the pool with it
-        loop.call_soon_threadsafe(call, done)
+        loop.call_soon_threadsafe(call)
 
 
 def _settle(answer: "asyncio.Future[Result]", result: Result | Exception) -> None:

@@ -1,8 +1,10 @@
 """What stands before every route: hosts, tokens, sizes, headers, metrics. Plain ASGI, so that
 streams stay streams."""
 
+import asyncio
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from http.cookies import CookieError, SimpleCookie
@@ -13,10 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from index.serving.limits import Limits
+
 COOKIE = "session"
+RETRY_SECONDS = "1"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 GUARDED = ("/api", "/metrics", "/docs", "/openapi.json")
 UPLOADS = "/api/uploads"
+ALWAYS = ("/health", "/metrics")
+"""Answered however many ask."""
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -27,6 +34,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+
+logger = logging.getLogger(__name__)
 
 
 class Metrics:
@@ -93,7 +102,7 @@ class Guard:
         metrics: Metrics,
         tokens: Tokens,
         hosts: tuple[str, ...] | None,
-        body_bytes: int,
+        limits: Limits,
     ) -> None:
         """`hosts` are the names this server answers to, None for any; a page elsewhere whose name
         was made to point here must not reach a server that listens on loopback alone."""
@@ -101,7 +110,8 @@ class Guard:
         self._metrics = metrics
         self._tokens = tokens
         self._hosts = hosts
-        self._body_bytes = body_bytes
+        self._limits = limits
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -119,7 +129,29 @@ class Guard:
             await refusal(scope, receive, send_guarded)
             return
         bounded = receive if scope["path"] == UPLOADS else self._bounded(receive)
-        await self._app(scope, bounded, send_guarded)
+        self._open += 1
+        try:
+            await self._answer(scope, bounded, send_guarded)
+        finally:
+            self._open -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app's answer, or 500 where it has a bug: counted, and with the headers of all."""
+        begun = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except Exception:
+            if begun:  # too late for another answer: the server logs it and closes the connection
+                raise
+            logger.exception("%s %s", scope["method"], scope["path"])
+            broken = _error(500, "something broke on this server; its log says what")
+            await broken(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
         host = headers.get("host", "").rsplit(":", 1)[0] if self._hosts else ""
@@ -128,25 +160,40 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site") == "cross-site":
             return _error(403, "requests from pages of other sites are refused")
         path = scope["path"]
+        if self._open >= self._limits.open_requests and path not in ALWAYS:
+            overloaded = _error(503, "too many requests are open; try again in a moment")
+            overloaded.headers["retry-after"] = RETRY_SECONDS
+            return overloaded
         guarded = any(path == one or path.startswith(f"{one}/") for one in GUARDED)
         if guarded and path != "/api/session" and not self._tokens.admits(headers):
             refused = _error(401, "this server asks for a token: Authorization: Bearer TOKEN")
             refused.headers["www-authenticate"] = "Bearer"
             return refused
         length = headers.get("content-length", "0")
-        if path != UPLOADS and length.isdecimal() and int(length) > self._body_bytes:
-            return _error(413, f"a request may have {self._body_bytes} bytes")
+        most = self._limits.body_bytes
+        if path != UPLOADS and length.isdecimal() and int(length) > most:
+            return _error(413, f"a request may have {most} bytes")
         return None
 
     def _bounded(self, receive: Receive) -> Receive:
-        left = self._body_bytes
+        """The body of a request: so many bytes, in so many seconds."""
+        most, seconds = self._limits.body_bytes, self._limits.body_timeout
+        left, deadline = most, asyncio.get_running_loop().time() + seconds
+        whole = False
 
         async def receive_bounded() -> Message:
-            nonlocal left
-            message = await receive()
+            nonlocal left, whole
+            if whole:  # what comes now is the client going away, whenever that is
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as err:
+                raise HTTPException(408, f"no whole request within {seconds:g} s") from err
             left -= len(message.get("body", b""))
             if left < 0:
-                raise HTTPException(413, f"a request may have {self._body_bytes} bytes")
+                raise HTTPException(413, f"a request may have {most} bytes")
+            whole = not message.get("more_body", False)
             return message
 
         return receive_bounded

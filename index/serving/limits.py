@@ -14,7 +14,7 @@ class Limits:
     waiting_searches: int = 512
     """Searches that wait for the next batch; more are answered with 503."""
     waiting_files: int = 4
-    """Files that are received or wait to be embedded."""
+    """Files that are received or wait to be embedded, besides the one that is embedded."""
     waiting_media: int = 256
     """Thumbnails and cuts that wait."""
     search_timeout: float = 10.0
@@ -25,6 +25,8 @@ class Limits:
     """Seconds that a thumbnail or a cut may take."""
     body_bytes: int = 2**16
     """Of any request but a file."""
+    body_timeout: float = 20.0
+    """Seconds that it may take to arrive."""
     hits: int = 100
     """Most results of one search."""
     terms: int = 16
@@ -33,3 +35,8 @@ class Limits:
     """Of one text."""
     stored_files: int = 1000
     """Embeddings of uploaded files that are kept; the oldest go."""
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that are answered at a time, of all kinds."""
+        return self.waiting_searches + self.waiting_media + self.waiting_files

@@ -92,7 +92,7 @@ def _serve(
         server_header=False,
         timeout_graceful_shutdown=15,
         timeout_keep_alive=30,
-        limit_concurrency=limits.waiting_searches + 256,
+        limit_concurrency=2 * limits.open_requests,  # connections, idle ones too
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     socket = config.bind_socket()
