@@ -10,6 +10,7 @@ from extractors.errors import AbortError, UsageError
 from index.build import (
     BuiltIndex,
     Executor,
+    checked_embedder,
     embedding_work,
     publish_built,
     publish_index,
@@ -20,7 +21,6 @@ from index.config import IndexConfig
 from index.construct import add_vectors
 from index.embedding_jobs import EmbeddingSetup, OnProgress, embedding_settings, update_embeddings
 from index.embedding_shards import EmbeddingRecord
-from index.embeddings import load_embedder
 from index.factory import Choice
 from index.search import INDEX_NAME, SearchIndex, open_index
 from index.stored_vectors import block_vectors, make_blocks
@@ -46,7 +46,8 @@ def append_index(
     What was trained (lists, codebooks) stays, and so do all ids. With `compact` the index is
     built anew from embeddings/ instead: the bytes are those of `build_index`, nothing is masked,
     and 'auto' chooses again. An index whose dataset has not changed is left as it is. Raises
-    AbortError where a file is not the card's, or the model is not the one that made the index.
+    AbortError where a file is not the card's, or the model is not the one that made the index;
+    UsageError as `checked_embedder` does, before anything is changed.
     """
     began = time.perf_counter()
     opened = open_index(index)
@@ -56,7 +57,7 @@ def append_index(
             f"{index}: its vectors were imported from {card.dataset}: run `pipeline embeddings "
             f"import --format {card.imported}` again, which reads what has changed"
         )
-    embedder = load_embedder(card.model, device)
+    embedder = checked_embedder(card.dataset, card.model, device)
     if embedder.digest != card.model_digest:
         raise AbortError(
             f"{card.model}: its model is not the one that made {index} (trained on since?): "

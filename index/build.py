@@ -75,9 +75,7 @@ def build_index(
     UsageError for a dataset without shards or a factory string that FAISS refuses, AbortError for
     an output that holds another dataset's embeddings.
     """
-    embedder = load_embedder(run, device)
-    check_current(dataset)
-    check_same_features(embedder.run.card, dataset, embedder.run.config.sampling)
+    embedder = checked_embedder(dataset, run, device)
     setup = EmbeddingSetup(dataset, run, output, config, device)
     records = update_embeddings(
         dataset,
@@ -89,6 +87,18 @@ def build_index(
     )
     execute = ray_executor(config, device, num_workers) if executor == "ray" else None
     return publish_index(output, config, records, dataset=dataset, run=run, execute=execute)
+
+
+def checked_embedder(dataset: str, run: str, device: torch.device) -> Embedder:
+    """The model of `run`, which can embed `dataset` as it is now.
+
+    Raises UsageError where a shard was made of other settings than the dataset states, or its
+    features are not those that the run was trained on.
+    """
+    embedder = load_embedder(run, device)
+    check_current(dataset)
+    check_same_features(embedder.run.card, dataset, embedder.run.config.sampling)
+    return embedder
 
 
 def embedding_work(

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractors.errors import AbortError
+from extractors.errors import AbortError, UsageError
 from index.append import append_index
 from index.build import build_index
 from index.config import IndexConfig
 from index.search import open_index
 from index.verify import verify_index
+from pipeline import storage
 from tests.index.test_embeddings import (
     CPU,
     VIDEOS,
@@ -116,3 +117,21 @@ def test_append_refuses_a_model_that_is_another_one_now(
         append_index(index, CPU, ignore)
     assert files(index) == embeddings
     assert np.isfinite(open_index(index).vectors.reconstruct(0)).all()
+
+
+def test_append_refuses_features_of_another_backbone(tmp_path: Path) -> None:
+    mine, index = str(tmp_path / "dataset"), str(tmp_path / "index")
+
+    def state(backbone: str) -> None:
+        card = {"format_version": 1, "fingerprint": "", "fingerprints": {"visual_2d": backbone}}
+        storage.publish_json(storage.join(mine, "dataset.json"), card)
+
+    state("one backbone")
+    write_shard(mine, 0, VIDEOS)
+    build_index(mine, train_run(mine, str(tmp_path / "run")), index, IndexConfig(), CPU, ignore)
+    before = files(index)
+    state("another of the same width")
+    write_shard(mine, 0, [make_video(number) for number in range(20, 26)])
+    with pytest.raises(UsageError, match="visual_2d was extracted otherwise"):
+        append_index(index, CPU, ignore)
+    assert files(index) == before
