@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.errors import AbortError
-from index.card import NO_MODEL, Block, IndexCard, write_card
+from index.card import NO_MODEL, Block, IndexCard, absolute, write_card
 from index.config import AUTO, IndexConfig
 from index.construct import can_merge, fill_index, train_index, training_rows
 from index.embedding_jobs import BuildProgress as BuildProgress
@@ -242,9 +242,9 @@ def publish_built(
         single_ms=measured.single_ms,
         batch_ms=measured.batch_ms,
         build_seconds=round(time.perf_counter() - built.began, 3),
-        dataset=_absolute(dataset),
+        dataset=absolute(dataset),
         dataset_digest=dataset_digest([record.tar_sha256 for record in records]),
-        model=_absolute(run) if imported is None else NO_MODEL,
+        model=absolute(run) if imported is None else NO_MODEL,
         model_digest=records[0].model_digest,
         videos=sum(record.videos for record in records),
         clips=sum(record.clips for record in records),
@@ -309,9 +309,3 @@ def _publish_mask(output: str, live_N: NDArray[np.bool_] | None) -> str | None:
         with temporary.open("wb") as file:
             np.save(file, live_N, allow_pickle=False)
         return sha256_of(temporary)
-
-
-def _absolute(url: str) -> str:
-    """A local path that means the same from any folder: searching opens what the card names."""
-    path = storage.local_path(url)
-    return url if path is None else str(path.absolute())

@@ -124,6 +124,12 @@ def card_url(index: str) -> str:
     return storage.join(index, CARD_NAME)
 
 
+def absolute(url: str) -> str:
+    """A local path that means the same from any folder: searching opens what the card names."""
+    path = storage.local_path(url)
+    return url if path is None else str(path.absolute())
+
+
 def write_card(index: str, card: IndexCard) -> None:
     """Publishes the card."""
     facts = dataclasses.asdict(card)

@@ -3,20 +3,24 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from extractors.errors import AbortError, UsageError
+from index.card import absolute, read_card
 from index.config import IndexConfig
 from index.embedding_shards import (
     EmbeddingRecord,
     embedding_numbers,
+    embedding_url,
     is_whole,
     publish_embeddings,
     read_record,
 )
 from index.embeddings import Embedder, embed_shard, load_embedder
+from pipeline import storage
 from pipeline.shards import read_record as read_shard_record
 from pipeline.shards import shard_numbers
 
@@ -61,17 +65,17 @@ def update_embeddings(
     settings: Mapping[str, Any],
     on_progress: OnProgress,
 ) -> list[EmbeddingRecord]:
-    """Makes embeddings/ current and returns the records of all feature shards, in order.
+    """Makes embeddings/ current and returns the records of all feature shards, in order; those of
+    shards that are gone are removed.
 
     Raises UsageError for a dataset without shards, AbortError for an output that holds the
     embeddings of another one's.
     """
-    numbers = shard_numbers(dataset)
-    _check_numbers(dataset, output, numbers)
+    tars = {n: read_shard_record(dataset, n).tar_sha256 for n in shard_numbers(dataset)}
+    _check_ours(dataset, output, tars)
     records: dict[int, EmbeddingRecord] = {}
     jobs = []
-    for number in numbers:
-        tar_sha256 = read_shard_record(dataset, number).tar_sha256
+    for number, tar_sha256 in tars.items():
         record = read_record(output, number)
         current = record is not None and record.is_of(tar_sha256, model_digest, settings)
         if record is not None and current and is_whole(output, record):
@@ -79,11 +83,12 @@ def update_embeddings(
         else:
             jobs.append(EmbeddingJob(number, tar_sha256))
     kept = len(records)
-    on_progress(BuildProgress(done=kept, total=len(numbers), kept=kept))
+    on_progress(BuildProgress(done=kept, total=len(tars), kept=kept))
     for record in work(jobs):
         records[record.number] = record
-        on_progress(BuildProgress(done=len(records), total=len(numbers), kept=kept))
-    return [records[number] for number in numbers]
+        on_progress(BuildProgress(done=len(records), total=len(tars), kept=kept))
+    _remove_others(output, tars)
+    return [records[number] for number in tars]
 
 
 @dataclass(frozen=True)
@@ -129,12 +134,36 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_numbers(dataset: str, output: str, numbers: list[int]) -> None:
-    if not numbers:
+def _check_ours(dataset: str, output: str, tars: Mapping[int, str]) -> None:
+    """Refuses an output whose card names another dataset, or that has none and holds shards which
+    this one has not, unless some embeddings are of this one's shards: it may have moved."""
+    if not tars:
         raise UsageError(f"{dataset}: no finished shards there: `pipeline run extract` makes them")
-    extra = sorted(set(embedding_numbers(output)) - set(numbers))
-    if extra:
+    there, named = embedding_numbers(output), _dataset_of_card(output)
+    if not there or named == absolute(dataset) or any(map(partial(_is_of, output, tars), there)):
+        return
+    if named is not None or set(there) - set(tars):
         raise AbortError(
-            f"{output}: holds embeddings of shard {extra[0]}, which {dataset} does not have: "
-            "another dataset's index? choose another --output or remove it"
+            f"{output}: holds the embeddings of {named or 'another dataset'}, not of {dataset}: "
+            "choose another --output or remove it"
         )
+
+
+def _dataset_of_card(output: str) -> str | None:
+    """None where there is no card that this program reads."""
+    try:
+        return read_card(output).dataset
+    except AbortError:
+        return None
+
+
+def _is_of(output: str, tars: Mapping[int, str], number: int) -> bool:
+    record = read_record(output, number)
+    return record is not None and record.tar_sha256 == tars.get(number)
+
+
+def _remove_others(output: str, tars: Mapping[int, str]) -> None:
+    """Embeddings of shards that the dataset no longer has; the record first."""
+    for number in sorted(set(embedding_numbers(output)) - set(tars)):
+        for suffix in ("_stats.json", ".parquet"):
+            storage.remove(embedding_url(output, number, suffix))

@@ -81,7 +81,8 @@ def _dataset_problems(
         elif record.tar_sha256 != read_shard_record(dataset, number).tar_sha256:
             yield f"shard {shard_name(number)}: changed since; run `pipeline index append`"
     for number in sorted(held - set(shard_numbers(dataset))):
-        yield f"shard {shard_name(number)}: in the index, but not in {dataset}"
+        name = shard_name(number)
+        yield f"shard {name}: in the index, but not in {dataset}; run `pipeline index append`"
 
 
 def _block_problems(

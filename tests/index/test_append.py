@@ -11,6 +11,7 @@ from index.card import IndexCard
 from index.config import IndexConfig
 from index.search import open_index, search
 from index.verify import verify_index
+from pipeline.shards import shard_url
 
 
 def append(corpus, config: IndexConfig) -> IndexCard:
@@ -79,6 +80,40 @@ def test_the_rows_of_a_changed_shard_are_masked_and_replaced(corpus) -> None:
     assert len(everything) == card.count - card.masked
     assert sorted(hit.id for hit in everything) == sorted(live_ids(corpus.output))
     assert search(opened, np.ones(16), 10, {"video": "v1_0"}) == []
+    assert verify_index(corpus.output) == []
+
+
+def prune(corpus, number: int) -> None:
+    """The shard has lost all its videos."""
+    Path(shard_url(corpus.dataset, number, "_stats.json")).unlink()
+
+
+def test_the_rows_of_a_shard_that_is_gone_are_masked(corpus) -> None:
+    config = IndexConfig(factory="Flat")
+    before = corpus.build(config)
+    prune(corpus, 2)
+    (problem,) = verify_index(corpus.output)
+    assert problem.startswith("shard 000002: in the index, but not in")
+    assert problem.endswith("run `pipeline index append`")
+    card = append(corpus, config)
+    assert corpus.embedded == [0, 1, 2]
+    assert [block.masked for block in card.blocks] == [False, False, True]
+    assert card.masked == before.blocks[2].count
+    assert not [name for name in live_ids(corpus.output) if name.startswith("v2_")]
+    assert sorted(path.name for path in Path(corpus.output, "embeddings").iterdir()) == [
+        f"{number:06d}{suffix}" for number in (0, 1) for suffix in (".parquet", "_stats.json")
+    ]
+    assert verify_index(corpus.output) == []
+    corpus.add_shard(2, tar_sha256="tar2")  # it comes back
+    assert append(corpus, config).count == before.count + before.blocks[2].count
+    assert verify_index(corpus.output) == []
+
+
+def test_compaction_frees_a_shard_that_is_gone(corpus) -> None:
+    corpus.build(IndexConfig())
+    prune(corpus, 0)
+    card = corpus.build(IndexConfig())
+    assert ([block.shard for block in card.blocks], card.masked) == ([1, 2], 0)
     assert verify_index(corpus.output) == []
 
 

@@ -13,6 +13,7 @@ from index.embedding_shards import embedding_url
 from index.search import open_index, search
 from index.vectors import unit_rows
 from pipeline import storage
+from pipeline.shards import shard_url
 
 
 def expected_vectors(corpus, targets: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
@@ -196,8 +197,31 @@ def test_another_datasets_output_is_refused(corpus, tmp_path: Path) -> None:
     corpus.build(IndexConfig())
     corpus.dataset = str(tmp_path / "smaller")
     corpus.add_shard(0)
-    with pytest.raises(AbortError, match="holds embeddings of shard 1"):
+    for number in range(4):  # fewer shards or more: the card says whose they are
+        with pytest.raises(AbortError, match=r"embeddings of .*/dataset, not of .*/smaller: choose"):
+            corpus.build(IndexConfig())
+        corpus.add_shard(number)
+    assert corpus.embedded == [0, 1, 2]
+
+
+def test_a_stopped_build_of_another_dataset_is_refused(corpus, tmp_path: Path) -> None:
+    corpus.update(IndexConfig())
+    corpus.dataset = str(tmp_path / "smaller")
+    corpus.add_shard(0)
+    with pytest.raises(AbortError, match=r"embeddings of another dataset, not of .*/smaller"):
         corpus.build(IndexConfig())
+
+
+def test_a_dataset_that_moved_keeps_its_index(corpus, tmp_path: Path) -> None:
+    corpus.build(IndexConfig())
+    moved = tmp_path / "moved"
+    Path(corpus.dataset).rename(moved)
+    corpus.dataset = str(moved)
+    for suffix in (".tar", "_stats.json"):
+        Path(shard_url(corpus.dataset, 2, suffix)).unlink(missing_ok=True)
+    card = corpus.build(IndexConfig())
+    assert corpus.embedded == [0, 1, 2]
+    assert (card.dataset, len(card.blocks)) == (str(moved), 2)
 
 
 def test_a_dataset_without_any_target_modality_is_refused(corpus) -> None:
