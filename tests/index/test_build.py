@@ -198,7 +198,7 @@ def test_another_datasets_output_is_refused(corpus, tmp_path: Path) -> None:
     corpus.dataset = str(tmp_path / "smaller")
     corpus.add_shard(0)
     for number in range(4):  # fewer shards or more: the card says whose they are
-        with pytest.raises(AbortError, match=r"embeddings of .*/dataset, not of .*/smaller: choose"):
+        with pytest.raises(AbortError, match=r"of .*/dataset, not of .*/smaller: choose"):
             corpus.build(IndexConfig())
         corpus.add_shard(number)
     assert corpus.embedded == [0, 1, 2]
