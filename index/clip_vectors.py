@@ -4,17 +4,19 @@ N clips, D dimension, Q queries, K neighbours.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from extractors.errors import AbortError, UsageError
 from index.card import Block, IndexCard
-from index.embedding_shards import SUM, embedding_batches, vector_name
+from index.embedding_shards import SUM, embedding_batches, embedding_url, vector_name
 from index.vectors import prepared
+from pipeline import storage
 
 _ID = re.compile(r"(?P<key>[^@]+)@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)")
 
@@ -64,10 +66,10 @@ def clip_vector(
     block = next(b for b in card.blocks if b.first <= rows_N[0] < b.first + b.count)
     wanted = ids.column("id").take(pa.array(rows_N)).unique()
     try:
-        chosen = _stored(url, block, wanted, modalities)
+        chosen = _stored(url, block, wanted, rows_N - block.first, modalities)
     except (OSError, pa.ArrowException) as err:
         raise AbortError(f"{url}: the embeddings of clip {clip} cannot be read: {err}") from err
-    if chosen is None:
+    if not chosen.num_rows:
         raise AbortError(f"{url}: clip {clip} has no embedding: build the index again")
     x_ND, present_N = summed(chosen, modalities)
     if not present_N.any():
@@ -75,13 +77,40 @@ def clip_vector(
     return np.asarray(x_ND[present_N].mean(axis=0), np.float32)
 
 
-def _stored(url: str, block: Block, wanted: pa.Array, modalities: Sequence[str]) -> pa.Table | None:
-    """The rows of some clips of a block, of its first batch that has any."""
-    for table in embedding_batches(url, block.shard, ["id", *map(vector_name, modalities)]):
-        chosen = table.filter(pc.is_in(table.column("id"), wanted))
-        if chosen.num_rows:
-            return chosen
-    return None
+def _stored(
+    url: str,
+    block: Block,
+    wanted: pa.Array,
+    places_N: NDArray[np.int64],
+    modalities: Sequence[str],
+) -> pa.Table:
+    """The rows of the clips `wanted`, whose ids are `places_N` from the block's first: only the row
+    groups that hold them are read."""
+    columns = ["id", *map(vector_name, modalities)]
+    with (
+        storage.open_binary(embedding_url(url, block.shard, ".parquet")) as source,
+        pq.ParquetFile(source) as file,
+    ):
+        groups = list(_groups(file.metadata, int(places_N.min()), int(places_N.max())))
+        table = file.read_row_groups(groups, columns)
+    return table.filter(pc.is_in(table.column("id"), wanted))
+
+
+def _groups(metadata: pq.FileMetaData, first: int, last: int) -> Iterator[int]:
+    """The row groups with the rows `first` to `last` of those that have a sum embedding."""
+    begin = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        leaves = [group.column(i) for i in range(group.num_columns)]
+        of_sum = next(c for c in leaves if c.path_in_schema.startswith(f"{vector_name(SUM)}."))
+        absent = of_sum.statistics.null_count if of_sum.statistics else None
+        if absent is None:  # nobody can say where a row lies from here on
+            yield from range(number, metadata.num_row_groups)
+            return
+        end = begin + group.num_rows - absent
+        if begin <= last and first < end:
+            yield number
+        begin = end
 
 
 def scan(
@@ -91,11 +120,13 @@ def scan(
     k: int,
     modalities: Sequence[str],
     allowed_N: NDArray[np.bool_] | None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """FAISS's answer for an exact index of the sum over `modalities`: (Q, K) distances and ids.
 
     Every stored embedding is read and compared, a batch at a time: time grows with the index,
-    memory does not. For modalities that the FAISS index was not built of.
+    memory does not. For modalities that the FAISS index was not built of. Raises AbortError at
+    the next batch when `stopped`.
     """
     shape = (len(queries_QD), 0)
     best_QK, ids_QK = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
@@ -103,6 +134,8 @@ def scan(
         if block.masked:
             continue
         for numbers_N, x_ND in _vectors(url, card, block, modalities, allowed_N):
+            if stopped():
+                raise AbortError(f"{url}: the comparison with all embeddings was given up")
             best_QK = np.concatenate([best_QK, _scores(queries_QD, x_ND, card.metric)], axis=1)
             new_QN = np.broadcast_to(numbers_N, (len(queries_QD), len(numbers_N)))
             ids_QK = np.concatenate([ids_QK, new_QN], axis=1)
@@ -118,18 +151,16 @@ def _vectors(
     block: Block,
     modalities: Sequence[str],
     allowed_N: NDArray[np.bool_] | None,
-) -> "list[tuple[NDArray[np.int64], NDArray[np.float32]]]":
-    """FAISS ids and comparable vectors of a block's batches, those that may answer."""
-    found, first = [], block.first
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """FAISS ids and comparable vectors of those that may answer, a batch of the block at a time."""
+    first = block.first
     for table in embedding_batches(url, block.shard, [vector_name(name) for name in modalities]):
         numbers_N = np.arange(first, first + table.num_rows)
         first += table.num_rows
         x_ND, keep_N = summed(table, modalities)
         if allowed_N is not None:
             keep_N = keep_N & allowed_N[numbers_N]
-        if keep_N.any():
-            found.append((numbers_N[keep_N], prepared(x_ND[keep_N], card.metric)))
-    return found
+        yield numbers_N[keep_N], prepared(x_ND[keep_N], card.metric)
 
 
 def summed(

@@ -5,7 +5,7 @@ N vectors, D dimension, Q queries, K neighbours.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,10 @@ IDS_NAME = "ids.parquet"
 MASK_NAME = "mask.npy"
 DEEPEST = 64
 """Merging looks at this many hits, at most, for each that is wanted."""
+
+Neighbours = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""(Q, K) distances and FAISS ids, best first."""
+Nearest = Callable[[NDArray[np.float32], int], Neighbours]
 
 
 @dataclass(frozen=True)
@@ -90,25 +94,38 @@ def search_many(
     *,
     targets: Sequence[str] | None = None,
     merge: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[list[Hit]]:
     """The k clips nearest to each of Q queries, in one call of FAISS.
 
     `where` admits only clips that meet all its conditions, which FAISS checks while it searches:
     keys and values as in `index.filters.allowed_rows`. `targets` compares with the embeddings of
     these modalities instead of those that were indexed: every stored embedding is read, exact and
-    slow on a large index. `merge` joins hits of one video that overlap in time
-    (`index.hits.merge_overlapping`) and searches on until there are k, or DEEPEST times k were
-    looked at. What a query finds does not depend on the others. Queries are scaled to unit length
-    where the index's metric is cosine. Raises UsageError for a k below 1, for queries of another
-    dimension or with a value that is not finite, for a wrong condition or target.
+    slow on a large index, until `stopped` (AbortError). `merge` joins hits of one video that
+    overlap in time (`index.hits.merge_overlapping`) and searches on until there are k, or DEEPEST
+    times k were looked at. What a query finds does not depend on the others. Queries are scaled
+    to unit length where the index's metric is cosine. Raises UsageError for a k below 1, for
+    queries of another dimension or with a value that is not finite, for a wrong condition or
+    target.
     """
     queries_QD = np.ascontiguousarray(query_vectors_QD, np.float32)
     _check_query(index, queries_QD, k)
     _check_targets(index, targets)
     queries_QD = prepared(queries_QD, index.card.metric)
     allowed_N = _allowed(index, where)
+
+    def nearest(queries_QD: NDArray[np.float32], depth: int) -> Neighbours:
+        if targets is None or not is_scanned(index, targets):
+            return search_allowed(index.vectors, queries_QD, depth, allowed_N)
+        return scan(index.url, index.card, queries_QD, depth, targets, allowed_N, stopped)
+
     find = _merged_hits if merge else _hits
-    return find(index, queries_QD, k, allowed_N, targets)
+    return find(index, nearest, queries_QD, k)
+
+
+def is_scanned(index: SearchIndex, targets: Sequence[str] | None) -> bool:
+    """Whether these targets are others than those that were indexed."""
+    return targets is not None and set(targets) != set(index.card.target_modalities)
 
 
 def read_mask(url: str, card: IndexCard) -> NDArray[np.bool_] | None:
@@ -137,17 +154,9 @@ def _allowed(index: SearchIndex, where: Mapping[str, str] | None) -> NDArray[np.
 
 
 def _hits(
-    index: SearchIndex,
-    queries_QD: NDArray[np.float32],
-    k: int,
-    allowed_N: NDArray[np.bool_] | None,
-    targets: Sequence[str] | None,
+    index: SearchIndex, nearest: Nearest, queries_QD: NDArray[np.float32], k: int
 ) -> list[list[Hit]]:
-    k = min(k, index.card.count)
-    if targets is None or set(targets) == set(index.card.target_modalities):
-        distances_QK, ids_QK = search_allowed(index.vectors, queries_QD, k, allowed_N)
-    else:
-        distances_QK, ids_QK = scan(index.url, index.card, queries_QD, k, targets, allowed_N)
+    distances_QK, ids_QK = nearest(queries_QD, min(k, index.card.count))
     scores_QK = -distances_QK if index.card.metric == "l2" else distances_QK
     found_QK = ids_QK >= 0  # FAISS fills up with -1 where it finds fewer
     rows = iter(index.ids.take(pa.array(ids_QK[found_QK])).to_pylist())
@@ -158,11 +167,7 @@ def _hits(
 
 
 def _merged_hits(
-    index: SearchIndex,
-    queries_QD: NDArray[np.float32],
-    k: int,
-    allowed_N: NDArray[np.bool_] | None,
-    targets: Sequence[str] | None,
+    index: SearchIndex, nearest: Nearest, queries_QD: NDArray[np.float32], k: int
 ) -> list[list[Hit]]:
     """Each query is searched deeper until it has k, and no deeper: more hits would make longer
     ones of those it has."""
@@ -170,7 +175,7 @@ def _merged_hits(
     depth, deepest = k, min(DEEPEST * k, index.card.count)
     numbers = list(range(len(queries_QD)))
     while numbers:
-        found = _hits(index, queries_QD[numbers], depth, allowed_N, targets)
+        found = _hits(index, nearest, queries_QD[numbers], depth)
         for number, hits in zip(numbers, found, strict=True):
             merged[number] = merge_overlapping(hits)[:k]
         if depth >= deepest:

@@ -1,9 +1,11 @@
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from extractors.errors import UsageError
+from extractors.errors import AbortError, UsageError
+from index import embedding_shards
 from index.clip_vectors import clip_rows, clip_vector
 from index.config import IndexConfig
 from index.search import open_index, search, search_many
@@ -117,3 +119,49 @@ def test_merging_ends_where_there_are_not_enough_videos(corpus: Corpus, monkeypa
     monkeypatch.setattr("index.search.DEEPEST", 1)
     assert search(index, np.ones(16), 5, merge=True) != merged[:5]
     assert 0 < len(search(index, np.ones(16), 5, merge=True)) < 5
+
+
+def test_only_the_row_groups_of_a_clip_are_read(corpus: Corpus, monkeypatch) -> None:
+    monkeypatch.setattr("index.embedding_shards.BATCH_ROWS", 3)
+    corpus.build(IndexConfig(factory="Flat", metric="dot"))
+    index, read = open_index(corpus.output), []
+    assert index.card.count < index.card.clips  # some rows have no sum
+    monkeypatch.setattr("index.clip_vectors.pq.ParquetFile", counting(read))
+    for row in range(index.card.count):
+        clip = index.ids["id"][row].as_py()
+        x_D = clip_vector(index.url, index.card, index.ids, clip)
+        assert np.allclose(x_D, index.vectors.reconstruct(row))
+    assert {len(groups) for groups in read} == {1}
+    inside = clip_rows(index.ids, "v0_1@0-10")
+    x_D = clip_vector(index.url, index.card, index.ids, "v0_1@0-10")
+    assert np.allclose(x_D, np.mean([index.vectors.reconstruct(int(i)) for i in inside], axis=0))
+    assert len(read[-1]) > 1
+
+
+def counting(read: list[list[int]]) -> type[pq.ParquetFile]:
+    class Counting(pq.ParquetFile):
+        def read_row_groups(self, row_groups, *args, **kwargs):
+            read.append(row_groups)
+            return super().read_row_groups(row_groups, *args, **kwargs)
+
+    return Counting
+
+
+def test_a_scan_reads_a_batch_at_a_time_and_can_be_stopped(corpus: Corpus, monkeypatch) -> None:
+    corpus.build(IndexConfig())
+    index, asked = open_index(corpus.output), []
+    first = embedding_shards.embedding_batches
+
+    def three_at_a_time(*args):
+        for table in first(*args, rows=3):
+            asked.append("read")
+            yield table
+
+    def stopped() -> bool:
+        asked.append("stopped?")
+        return len(asked) == 4
+
+    monkeypatch.setattr("index.clip_vectors.embedding_batches", three_at_a_time)
+    with pytest.raises(AbortError, match="given up"):
+        search_many(index, np.ones((1, 16)), 5, targets=["video"], stopped=stopped)
+    assert asked == ["read", "stopped?"] * 2
