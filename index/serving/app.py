@@ -1,49 +1,46 @@
 """The routes. Everything that blocks runs in `index.serving.batching`."""
 
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from jinja2 import Environment, PackageLoader
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 from starlette.staticfiles import StaticFiles
 
-from extractors.errors import PipelineError, UsageError
+from extractors.errors import UsageError
 from index.hits import Hit
 from index.queries import Term
-from index.serving.batching import Collector, OverloadedError, Pool
+from index.serving.answers import clip_out, cluster_out, hits_out
+from index.serving.batching import Collector, Pool
 from index.serving.clips import byte_range
-from index.serving.guard import COOKIE, RETRY_SECONDS, Guard, Metrics, Tokens
+from index.serving.guard import COOKIE, Guard, Metrics, Tokens
 from index.serving.messages import (
-    ClusterOut,
+    ClipOut,
     ErrorOut,
     HealthOut,
-    HitOut,
     IndexOut,
     MapMethod,
     MapOut,
     PointsOut,
-    SampleOut,
     SearchIn,
     SearchOut,
-    ShareOut,
     TermIn,
     UploadOut,
-    WordOut,
 )
-from index.serving.service import SearchRequest, Service, UploadTerm
+from index.serving.refusals import add_error_handlers
+from index.serving.service import Scan, SearchRequest, Service, UploadTerm
 from index.serving.uploads import received
-from index.space_map import Cluster, map_methods
+from index.space_map import map_methods
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +54,8 @@ A_DAY = "private, max-age=86400"
 class Queues:
     """What blocks, by kind."""
 
-    searches: Collector[SearchRequest, list[Hit]]
+    searches: Collector[SearchRequest, list[Hit] | Scan]
+    scans: Pool
     files: Pool
     media: Pool
     maps: Pool
@@ -72,10 +70,11 @@ class Queues:
             Collector(
                 service.search, waiting=limits.waiting_searches, timeout=limits.search_timeout
             ),
+            Pool("scans", threads=2, waiting=16, timeout=limits.search_timeout),
             Pool("files", threads=1, waiting=limits.waiting_files, timeout=limits.file_timeout),
             Pool("clips", threads=2, waiting=limits.waiting_media, timeout=wait),
             Pool("maps", threads=1, waiting=16, timeout=limits.file_timeout),
-            Pool("answers", threads=1, waiting=limits.waiting_searches, timeout=wait),
+            Pool("answers", threads=4, waiting=limits.waiting_searches, timeout=wait),
         )
 
 
@@ -94,7 +93,7 @@ def create_app(
         queues.searches.start()
         yield
         await queues.searches.close()
-        for pool in (queues.files, queues.media, queues.maps, queues.answers):
+        for pool in (queues.scans, queues.files, queues.media, queues.maps, queues.answers):
             pool.close()
 
     app = FastAPI(
@@ -108,9 +107,10 @@ def create_app(
     tokens = Tokens(token)
     app.add_middleware(Guard, metrics=metrics, tokens=tokens, hosts=hosts, limits=service.limits)
     metrics.waiting.labels("searches").set_function(lambda: queues.searches.waiting)
+    metrics.waiting.labels("scans").set_function(lambda: queues.scans.taken)
     metrics.waiting.labels("files").set_function(lambda: queues.files.taken)
     metrics.waiting.labels("media").set_function(lambda: queues.media.taken)
-    _add_error_handlers(app, service)
+    add_error_handlers(app, service)
     _add_server(app, service, metrics, tokens)
     _add_search(app, service, queues)
     _add_clips(app, service, queues)
@@ -167,9 +167,9 @@ def _add_search(app: FastAPI, service: Service, queues: Queues) -> None:
     async def search(query: SearchIn) -> SearchOut:
         """The clips nearest to a sum of texts, clips and uploaded files."""
         hits = await queues.searches.ask(_request(query))
-        return await queues.answers.run(
-            lambda: SearchOut(hits=[_hit(service, hit) for hit in hits])
-        )
+        if isinstance(hits, Scan):
+            hits = await _scanned(service, queues, hits)
+        return await queues.answers.run(lambda: SearchOut(hits=hits_out(service.clips, hits)))
 
     @app.post("/api/uploads", status_code=201, tags=["search"], openapi_extra=_BINARY_BODY)
     async def upload(
@@ -187,7 +187,23 @@ def _add_search(app: FastAPI, service: Service, queues: Queues) -> None:
         )
 
 
+async def _scanned(service: Service, queues: Queues, scan: Scan) -> list[Hit]:
+    """Stopped when nobody waits for it any longer."""
+    stopped = threading.Event()
+    try:
+        return await queues.scans.run(lambda: service.scan(scan, stopped.is_set))
+    finally:
+        stopped.set()
+
+
 def _add_clips(app: FastAPI, service: Service, queues: Queues) -> None:
+    @app.get("/api/clips/{clip}", tags=["clips"])
+    async def show(clip: str) -> ClipOut:
+        """A clip by its id `KEY@start-end`."""
+        return await queues.answers.run(
+            lambda: clip_out(service.clips, clip, service.clips.find(clip))
+        )
+
     @app.get("/api/clips/{clip}/thumbnail", tags=["clips"], response_class=Response)
     async def thumbnail(clip: str) -> Response:
         """A JPEG from the middle of a clip."""
@@ -227,7 +243,7 @@ def _add_map(app: FastAPI, service: Service, queues: Queues) -> None:
             raise HTTPException(404, f"no {method} map: umap-learn is not installed on this server")
         found = await queues.maps.run(lambda: service.map(method))
         clusters = await queues.answers.run(
-            lambda: [_cluster(service, n, one) for n, one in enumerate(found.clusters)]
+            lambda: [cluster_out(service.clips, n, one) for n, one in enumerate(found.clusters)]
         )
         points = PointsOut(
             x=list(found.x), y=list(found.y), cluster=list(found.cluster), id=list(found.id)
@@ -260,67 +276,6 @@ def _term(term: TermIn) -> Term | UploadTerm:
     if term.modality is not None:
         raise UsageError(f"modality: of an upload, not of a {term.kind}")
     return Term(term.kind, term.value, term.weight)
-
-
-def _thumbnail_path(clip: str) -> str:
-    return f"/api/clips/{quote(clip, safe='@')}/thumbnail"
-
-
-def _hit(service: Service, hit: Hit) -> HitOut:
-    return HitOut(
-        rank=hit.rank,
-        id=hit.id,
-        video=hit.video,
-        start=hit.start,
-        end=hit.end,
-        score=hit.score,
-        text=hit.text,
-        thumbnail=_thumbnail_path(hit.id),
-        media=service.clips.media_path(hit.id, service.clips.of_hit(hit)),
-    )
-
-
-def _cluster(service: Service, number: int, cluster: Cluster) -> ClusterOut:
-    return ClusterOut(
-        number=number,
-        size=cluster.size,
-        words=[WordOut(word=word, weight=weight) for word, weight in cluster.words],
-        labels=[ShareOut(label=label, share=share) for label, share in cluster.labels],
-        samples=[_sample(service, clip) for clip in cluster.typical],
-    )
-
-
-def _sample(service: Service, clip: str) -> SampleOut:
-    media = service.clips.media_path(clip, service.clips.find(clip))
-    return SampleOut(id=clip, thumbnail=_thumbnail_path(clip), media=media)
-
-
-def _add_error_handlers(app: FastAPI, service: Service) -> None:
-    """Every refusal is {"error": a sentence}; nothing of the server's inside gets out. What is
-    expected nowhere is answered by `Guard`."""
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, err: RequestValidationError) -> JSONResponse:
-        first = err.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
-        return _error(422, f"{place or 'body'}: {str(first['msg']).lower()}")
-
-    @app.exception_handler(HTTPException)
-    async def refused(_request: Request, err: HTTPException) -> JSONResponse:
-        return _error(err.status_code, str(err.detail), dict(err.headers or {}))
-
-    @app.exception_handler(PipelineError)
-    async def failed(_request: Request, err: PipelineError) -> JSONResponse:
-        if isinstance(err, OverloadedError):
-            return _error(503, str(err), {"retry-after": RETRY_SECONDS})
-        if isinstance(err, UsageError):
-            return _error(422, service.public(str(err)))
-        logger.error("%s", err)
-        return _error(500, "the index is damaged or was changed: ask who runs this server")
-
-
-def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status, headers)
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -8,8 +8,9 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
@@ -31,6 +32,8 @@ CUT_DEADLINE = 30.0
 CUT_MEMORY_MB = 4096
 CACHED_BYTES = 64 * 2**20
 CHUNK = 2**18
+TARS = 8
+"""Remote tars that are looked into at a time for one search."""
 AGAIN_SECONDS = 60.0
 """How long a tar that could not be read is not asked for again."""
 
@@ -46,6 +49,8 @@ class Clip:
     start: float
     end: float
     shard: int
+    text: str | None = field(default=None, compare=False)
+    """What is said in it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class ClipMedia:
         self._cache: OrderedDict[tuple[str, Clip], bytes] = OrderedDict()
         self._cached = 0
         self._lock = threading.Lock()
+        self._read: set[str] = set()
         self._absent_until: dict[str, float] = {}
         """Tars that could not be read, until when."""
 
@@ -91,10 +97,11 @@ class ClipMedia:
         """The clip of an id, merged hits too. Raises UsageError where there is none, or none any
         longer."""
         rows = clip_rows(self._index.ids, clip_id, self._index.live_N)
-        found = self._index.ids.take(pa.array(rows)).to_pylist()
-        start, end = min(row["start"] for row in found), max(row["end"] for row in found)
-        key = found[0]["key"]
-        return Clip(key, found[0]["uri"], start, end, self._shards[key])
+        found = self._index.ids.take(pa.array(rows)).sort_by("start").to_pylist()
+        key, start, end = found[0]["key"], found[0]["start"], max(row["end"] for row in found)
+        texts = dict.fromkeys(row["text"] for row in found if row["text"])
+        text = " ".join(texts) or None
+        return Clip(key, found[0]["uri"], start, end, self._shards[key], text)
 
     def media_path(self, clip_id: str, clip: Clip) -> str | None:
         """The path that plays a clip, with its seconds where that is a whole proxy; None where
@@ -106,7 +113,18 @@ class ClipMedia:
 
     def of_hit(self, hit: Hit) -> Clip:
         """The clip of a hit."""
-        return Clip(hit.video, hit.uri, hit.start, hit.end, self._shards[hit.video])
+        return Clip(hit.video, hit.uri, hit.start, hit.end, self._shards[hit.video], hit.text)
+
+    def look_into(self, clips: Sequence[Clip]) -> None:
+        """Finds the proxies in remote tars of these clips that were not read before, several at a
+        time: each may take a while."""
+        if self._index.card.imported is not None:
+            return
+        tars = {tar_of(self._index.card.dataset, clip.shard) for clip in clips}
+        new = [(url, path) for url, path in tars if not path and url not in self._read]
+        if len(new) > 1:
+            with ThreadPoolExecutor(TARS) as pool:
+                list(pool.map(lambda tar: self._places(*tar), new))
 
     def media(self, clip_id: str) -> Media | None:
         """The video's proxy, else a cut of its source; None where neither can be had."""
@@ -158,7 +176,9 @@ class ClipMedia:
         if self._absent_until.get(url, 0.0) > time.monotonic():
             return {}
         try:
-            return proxies_of(url, os.stat(path).st_mtime_ns if path else 0)
+            places = proxies_of(url, os.stat(path).st_mtime_ns if path else 0)
+            self._read.add(url)
+            return places
         except (FileNotFoundError, NotADirectoryError):
             if path:  # asking again costs nothing
                 return {}
@@ -243,6 +263,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 def _local_file(uri: str) -> str | None:
     protocol, path = split_protocol(uri)
-    if protocol not in (None, "file", "local") or not Path(path).is_file():
+    # of os.path, not of Path: a name that is too long, or a folder that is closed to us, is no file
+    if protocol not in (None, "file", "local") or not os.path.isfile(path):
         return None
     return str(path)

@@ -54,23 +54,29 @@ class SearchIn(Message):
     """Join overlapping results of one video."""
 
 
-class HitOut(Message):
-    """A clip that answers."""
+class ClipOut(Message):
+    """A clip of the index."""
 
-    rank: int
     id: str
+    """`KEY@start-end`."""
     video: str
     start: float
     """Seconds."""
     end: float
-    score: float
-    """Higher is nearer."""
     text: str | None
     """What is said in it."""
     thumbnail: str
     """Path of a JPEG."""
     media: str | None
     """Path of an mp4 that plays it; null where neither proxy nor source can be reached."""
+
+
+class HitOut(ClipOut):
+    """A clip that answers."""
+
+    rank: int
+    score: float
+    """Higher is nearer."""
 
 
 class SearchOut(Message):

@@ -20,7 +20,7 @@ from index.config import Modality
 from index.encoding import QueryEncoder, Vector
 from index.hits import Hit
 from index.queries import Term, combine
-from index.search import SearchIndex, search_many
+from index.search import SearchIndex, is_scanned, search_many
 from index.serving.clips import ClipMedia
 from index.serving.limits import Limits
 from index.space_map import Method, SpaceMap, space_map
@@ -48,10 +48,19 @@ class SearchRequest:
     merge: bool = False
 
 
+@dataclass(frozen=True)
+class Scan:
+    """A search that compares with every stored embedding: not for the thread of the others."""
+
+    request: SearchRequest
+    vector: Vector
+
+
 class Service:
     """An open index with the models that ask it.
 
-    `search` belongs to one thread, `embed_file` to another; the rest may be called from any.
+    `search` belongs to one thread, `embed_file` to another; the rest, `scan` too, may be called
+    from any.
     """
 
     def __init__(
@@ -100,17 +109,20 @@ class Service:
         for encoder in (self._texts, self._files):
             encoder.close()
 
-    def search(self, requests: list[SearchRequest]) -> list[list[Hit] | PipelineError]:
-        """The hits of each, or why it has none: one call of the encoder for all texts, and one of
-        FAISS for all that agree in all else. What one finds does not depend on the others."""
+    def search(self, requests: list[SearchRequest]) -> list[list[Hit] | Scan | PipelineError]:
+        """The hits of each, what is left to do for them, or why it has none: one call of the
+        encoder for all texts, and one of FAISS for all that agree in all else. What one finds does
+        not depend on the others."""
         self.on_batch(len(requests))
         vectors = self._vectors(requests)
-        results: list[list[Hit] | PipelineError] = [
-            v if isinstance(v, PipelineError) else [] for v in vectors
+        results: list[list[Hit] | Scan | PipelineError] = [
+            v if isinstance(v, PipelineError) else Scan(request, v)
+            for request, v in zip(requests, vectors, strict=True)
         ]
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for number, request in enumerate(requests):
-            if not isinstance(vectors[number], PipelineError):
+            waits = is_scanned(self.index, request.targets)
+            if not waits and not isinstance(vectors[number], PipelineError):
                 group = (request.where, request.targets, request.merge, request.k)
                 groups[group].append(number)
         for numbers in groups.values():
@@ -120,6 +132,19 @@ class Service:
             for number, one in zip(numbers, found, strict=True):
                 results[number] = one
         return results
+
+    def scan(self, scan: Scan, stopped: Callable[[], bool] = lambda: False) -> list[Hit]:
+        """The hits of a search that was left. Raises PipelineError, also when it was stopped."""
+        one = scan.request
+        return search_many(
+            self.index,
+            scan.vector[None],
+            one.k,
+            dict(one.where),
+            targets=one.targets,
+            merge=one.merge,
+            stopped=stopped,
+        )[0]
 
     def embed_file(self, path: str, at: float | None) -> tuple[str, float, list[Modality]]:
         """Id, seconds and modalities of a file that can be asked by from now on.
@@ -202,7 +227,7 @@ class Service:
     def _search_group(
         self, requests: Sequence[SearchRequest], vectors: Sequence[Vector | PipelineError]
     ) -> Sequence[list[Hit] | PipelineError]:
-        """Requests that differ in their query alone."""
+        """Requests that differ in their query alone, and compare with what was indexed."""
         first = requests[0]
         queries_QD = np.stack([np.asarray(vector) for vector in vectors])
         try:
@@ -211,7 +236,6 @@ class Service:
                 queries_QD,
                 first.k,
                 dict(first.where),
-                targets=first.targets,
                 merge=first.merge,
             )
         except PipelineError as err:

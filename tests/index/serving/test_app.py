@@ -171,6 +171,17 @@ def test_a_sound_plays_as_a_cut_of_its_source_and_has_no_picture(ask: Client) ->
     assert ask(hit["thumbnail"]).json == {"error": "no picture: sound only"}
 
 
+def test_a_clip_by_its_id_is_as_the_hit_was(ask: Client) -> None:
+    hit = ask.search(RED, k=1).json["hits"][0]
+    found = ask(f"/api/clips/{hit['id']}").json
+    assert found == {name: value for name, value in hit.items() if name not in ("rank", "score")}
+    merged = ask("/api/clips/red@0-4").json
+    assert (merged["start"], merged["end"]) == (0, 4)
+    assert merged["text"] == "a red fire truck this was a red fire truck"
+    unknown = ask("/api/clips/gone@0-2")
+    assert (unknown.status, "no such clip" in unknown.json["error"]) == (422, True)
+
+
 def test_a_source_that_is_gone_leaves_a_note(ask: Client, real: RealCorpus) -> None:
     source = real.videos / "tone.wav"
     source.rename(source.with_suffix(".aside"))

@@ -127,3 +127,31 @@ def test_more_requests_than_may_be_open_are_503(service: Service, monkeypatch) -
         assert metric(url, 'search_requests_total{method="GET",route="other",status="503"}') > 0
         senders.close()
         until(lambda: Client(url)("/api/index").status == 200)
+
+
+def test_a_comparison_with_all_embeddings_stops_no_other_search(
+    service: Service, monkeypatch
+) -> None:
+    """It has threads of its own, and ends when its client was told that it takes too long."""
+    begun_one, ended = threading.Event(), threading.Event()
+
+    def endless(_scan, stopped):
+        begun_one.set()
+        until(stopped)
+        ended.set()
+        return []
+
+    monkeypatch.setattr(service, "scan", endless)
+    monkeypatch.setattr(service, "limits", dataclasses.replace(service.limits, search_timeout=2.0))
+    answers = []
+    with running(service) as url:
+        slow = threading.Thread(
+            target=lambda: answers.append(Client(url).search(RED, targets=["audio"]))
+        )
+        slow.start()
+        assert begun_one.wait(20)
+        assert Client(url).search(RED).status == 200
+        assert answers == []
+        slow.join()
+        assert ended.wait(20)
+    assert (answers[0].status, "within 2 s" in answers[0].json["error"]) == (503, True)

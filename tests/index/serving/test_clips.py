@@ -1,7 +1,9 @@
 """Where pictures and proxies come from, and that nothing breaks where they cannot be had."""
 
+import dataclasses
 import logging
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,28 @@ def test_a_remote_tar_that_cannot_be_read_is_asked_for_once(
             assert media.media_path(clip, media.find(clip)) is None
     assert len(asked) == len(set(asked)) == 3
     assert len(caplog.records) == 3 * logged
+
+
+def test_remote_tars_of_one_search_are_looked_into_together(corpus: Corpus, monkeypatch) -> None:
+    corpus.build(IndexConfig())
+    index, met = open_index(corpus.output), threading.Barrier(3, timeout=20)
+
+    def slow(url: str, _changed: int) -> dict[str, tuple[int, int]]:
+        met.wait()  # passes when all three are here
+        return {"v0_1": (512, 100)} if url.endswith("0") else {}
+
+    monkeypatch.setattr(clips, "tar_of", lambda _dataset, shard: (f"memory://slow/{shard}", ""))
+    monkeypatch.setattr(clips, "proxies_of", slow)
+    media = ClipMedia(index)
+    found = [media.find(clip) for clip in index.ids["id"].to_pylist()]
+    media.look_into(found)
+    monkeypatch.setattr(clips, "proxies_of", lambda *_: pytest.fail("asked again"))
+    media.look_into(found)
+
+
+def test_a_name_that_no_file_can_have_is_no_media(corpus: Corpus) -> None:
+    corpus.build(IndexConfig())
+    index = open_index(corpus.output)
+    media = ClipMedia(index)
+    clip = dataclasses.replace(media.find(index.ids["id"][0].as_py()), uri="/" + "long" * 200)
+    assert media.media_path("v@0-1", clip) is None

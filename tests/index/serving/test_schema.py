@@ -15,7 +15,7 @@ def test_no_request_makes_a_5xx(url: str) -> None:
     assert made.status_code == 200  # numba compiles for longer than a case below may take
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [one.ok() for one in schema.get_all_operations() if isinstance(one, Ok)]
-    assert len(operations) >= 8
+    assert len(operations) >= 9
     cases = st.one_of([operation.as_strategy() for operation in operations])
 
     @given(case=cases)
@@ -28,7 +28,7 @@ def test_no_request_makes_a_5xx(url: str) -> None:
         suppress_health_check=list(HealthCheck),
     )
     def check(case) -> None:
-        answer = case.call()
+        answer = case.call(timeout=120)  # the first map by UMAP compiles it
         assert answer.status_code < 500, (case.method, case.path, answer.text)
 
     check()
