@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,8 +108,7 @@ def build(folder: str, config: IndexConfig, _workers: int) -> IndexCard:
 
 def append(folder: str, config: IndexConfig, _workers: int) -> IndexCard:
     """The last shard, to the index of the others."""
-    began = time.perf_counter()
-    return append_records(open_index(folder), config, records(folder), began=began)
+    return append_records(open_index(folder), config, records(folder))
 
 
 def ray_build(folder: str, config: IndexConfig, workers: int) -> IndexCard:

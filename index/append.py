@@ -8,11 +8,9 @@ import torch
 
 from extractors.errors import AbortError, UsageError
 from index.build import (
-    BuiltIndex,
     Executor,
     checked_embedder,
     embedding_work,
-    publish_built,
     publish_index,
     ray_executor,
 )
@@ -22,6 +20,7 @@ from index.construct import add_vectors
 from index.embedding_jobs import EmbeddingSetup, OnProgress, embedding_settings, update_embeddings
 from index.embedding_shards import EmbeddingRecord
 from index.factory import Choice
+from index.publishing import CONFIG_NAME, BuiltIndex, Origin, publish_built
 from index.search import INDEX_NAME, SearchIndex, open_index
 from index.stored_vectors import block_vectors, make_blocks
 from index.vectors import read_faiss
@@ -49,7 +48,6 @@ def append_index(
     AbortError where a file is not the card's, or the model is not the one that made the index;
     UsageError as `checked_embedder` does, before anything is changed.
     """
-    began = time.perf_counter()
     opened = open_index(index)
     config, card = read_config(index), opened.card
     if card.imported is not None:
@@ -77,16 +75,15 @@ def append_index(
         return publish_index(
             index, config, records, dataset=card.dataset, run=card.model, execute=execute
         )
-    return append_records(opened, config, records, began=began)
+    return append_records(opened, config, records)
 
 
 def append_records(
-    opened: SearchIndex, config: IndexConfig, records: list[EmbeddingRecord], *, began: float
+    opened: SearchIndex, config: IndexConfig, records: list[EmbeddingRecord]
 ) -> IndexCard:
-    """Adds the blocks of embeddings that the index does not hold and masks those they replace.
-
-    `records` are of all feature shards; `began` is the time.perf_counter() of the start.
-    """
+    """Adds the blocks of embeddings that the index does not hold and masks those they replace;
+    `records` are of all feature shards."""
+    began = time.perf_counter()
     card, url = opened.card, opened.url
     current = {record.number: record.parquet_sha256 for record in records}
     kept = tuple(_kept(block, current) for block in card.blocks)
@@ -104,11 +101,12 @@ def append_records(
         kept_ids=opened.ids,
         new_blocks=new,
         began=began,
+        seconds_before=card.build_seconds,
         search_parameters=card.search_parameters,
     )
     if not sum(block.count for block in built.blocks if not block.masked):
         raise AbortError(f"{url}: no clip of {card.dataset} has a target modality any longer")
-    made = publish_built(url, config, built, records, dataset=card.dataset, run=card.model)
+    made = publish_built(url, config, built, records, Origin(card.dataset, card.model))
     if made.masked > made.count // 4:
         logger.info("%s: %d of %d masked: --compact frees them", url, made.masked, made.count)
     return made
@@ -116,7 +114,7 @@ def append_records(
 
 def read_config(index: str) -> IndexConfig:
     """The settings that made an index. Raises AbortError where they are missing or foreign."""
-    url = storage.join(index, "config.yaml")
+    url = storage.join(index, CONFIG_NAME)
     try:
         return load_settings(IndexConfig, [(url, storage.read_bytes(url).decode())])
     except FileNotFoundError as err:

@@ -1,23 +1,20 @@
-"""Build an index: embed every clip of a dataset, index the vectors, publish, the card last.
+"""Build an index: embed every clip of a dataset, index the vectors, publish.
 
 N vectors, D dimension, Q queries.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import faiss
 import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from extractors.errors import AbortError
-from index.card import NO_MODEL, Block, IndexCard, absolute, write_card
+from index.card import Block, IndexCard
 from index.config import AUTO, IndexConfig
 from index.construct import can_merge, fill_index, train_index, training_rows
 from index.embedding_jobs import BuildProgress as BuildProgress
@@ -29,24 +26,17 @@ from index.embedding_jobs import (
     embedding_settings,
     update_embeddings,
 )
-from index.embedding_shards import MODALITIES, EmbeddingRecord
+from index.embedding_shards import EmbeddingRecord
 from index.embeddings import Embedder, load_embedder
 from index.factory import EXACT_BELOW, Choice, choose_factory, given_factory
-from index.held_out import Measured, headline, measure
 from index.lists_on_disk import exceeds_memory
 from index.partial import merge_parts
 from index.pilot import ROWS as PILOT_ROWS
 from index.pilot import code_recall, make_pilot
+from index.publishing import BuiltIndex, Origin, publish_built
 from index.run_local import Setup, run_local
-from index.search import IDS_NAME, INDEX_NAME, MASK_NAME
-from index.stored_vectors import make_blocks, numbered_vectors, sample_vectors, write_ids
-from index.truth import extended_truth, new_truth
-from index.vectors import write_faiss
-from pipeline import storage
-from pipeline.settings import dump_settings
-from pipeline.shards import sha256_of
-from training.checkpoints import code_version
-from training.provenance import check_current, check_same_features, dataset_digest
+from index.stored_vectors import make_blocks, numbered_vectors, sample_vectors
+from training.provenance import check_current, check_same_features
 
 logger = logging.getLogger(__name__)
 
@@ -138,12 +128,13 @@ def publish_index(
     execute: Execute | None = None,
     imported: str | None = None,
 ) -> IndexCard:
-    """Indexes the sums of embeddings/ and publishes knn.index, ids.parquet, config.yaml and the
-    card, in this order. FAISS id i is row i of ids.parquet.
+    """Indexes the sums of embeddings/ and publishes the index as `publish_built` does. FAISS id i
+    is row i of ids.parquet.
 
-    Vectors are added a batch at a time. With `execute`, each block is added to a part of its own,
-    as a task, and the parts are merged, where the type of index can be; so they are, one after the
-    other, where the whole exceeds `config.build_memory`, and then on disk: the bytes are the same.
+    `imported` is the format of vectors that no model of ours made. Vectors are added a batch at a
+    time. With `execute`, each block is added to a part of its own, as a task, and the parts are
+    merged, where the type of index can be; so they are, one after the other, where the whole
+    exceeds `config.build_memory`, and then on disk: the bytes are the same.
     """
     began = time.perf_counter()
     blocks = make_blocks(records)
@@ -164,100 +155,12 @@ def publish_index(
             index, lambda: (x_ND for _, x_ND in numbered_vectors(output, blocks, config.metric))
         )
     built = BuiltIndex(index, choice, blocks, kept_ids=None, new_blocks=blocks, began=began)
-    return publish_built(
-        output, config, built, records, dataset=dataset, run=run, imported=imported
-    )
+    return publish_built(output, config, built, records, Origin(dataset, run, imported))
 
 
 def _in_turn(setup: Setup[Any, Any], items: Sequence[Any]) -> Iterator[Any]:
     """An `Execute` in this process."""
     return map(setup(), items)
-
-
-@dataclass(frozen=True)
-class BuiltIndex:
-    """What is about to be published."""
-
-    index: faiss.Index
-    choice: Choice
-    blocks: tuple[Block, ...]
-    kept_ids: pa.Table | None
-    """Rows of ids.parquet that are carried over."""
-    new_blocks: tuple[Block, ...]
-    """The blocks whose rows follow them."""
-    began: float
-    """time.perf_counter() at the start."""
-    search_parameters: Mapping[str, int] | None = None
-    """Of an index that has grown, those that it had."""
-
-    @property
-    def live(self) -> NDArray[np.bool_] | None:
-        """The mask: None where nothing is masked."""
-        if not any(block.masked for block in self.blocks):
-            return None
-        return np.repeat([not b.masked for b in self.blocks], [b.count for b in self.blocks])
-
-
-def publish_built(
-    output: str,
-    config: IndexConfig,
-    built: BuiltIndex,
-    records: Sequence[EmbeddingRecord],
-    *,
-    dataset: str,
-    run: str,
-    imported: str | None = None,
-) -> IndexCard:
-    """Tunes, measures and publishes; the card last. `imported` is the format of vectors that no
-    model of ours made, where they are such."""
-    measured = _measured(output, config, built)
-    index, live_N = built.index, built.live
-    with storage.publishing(storage.join(output, INDEX_NAME)) as temporary:
-        write_faiss(index, temporary)
-        index_sha256, size_bytes = sha256_of(temporary), temporary.stat().st_size
-    with storage.publishing(storage.join(output, IDS_NAME)) as temporary:
-        write_ids(temporary, output, built.kept_ids, built.new_blocks)
-        ids_sha256, ids_bytes = sha256_of(temporary), temporary.stat().st_size
-    mask_sha256 = _publish_mask(output, live_N)
-    storage.publish_bytes(storage.join(output, "config.yaml"), dump_settings(config).encode())
-    card = IndexCard(
-        factory=built.choice.factory,
-        asked_factory=config.factory,
-        reason=built.choice.reason,
-        candidates=built.choice.candidates,
-        metric=config.metric,
-        normalisation="l2" if config.metric == "cosine" else "none",
-        dimension=index.d,
-        count=index.ntotal,
-        masked=0 if live_N is None else int((~live_N).sum()),
-        blocks=built.blocks,
-        target_modalities=config.targets,
-        size_bytes=size_bytes,
-        memory_bytes=size_bytes + ids_bytes + (0 if live_N is None else live_N.size),
-        compression_ratio=round(4 * index.d * index.ntotal / size_bytes, 4),
-        search_parameters=measured.search_parameters,
-        recall=measured.recall,
-        search_ms=measured.mean_ms,
-        p99_ms=measured.single_ms.p99,
-        single_ms=measured.single_ms,
-        batch_ms=measured.batch_ms,
-        build_seconds=round(time.perf_counter() - built.began, 3),
-        dataset=absolute(dataset),
-        dataset_digest=dataset_digest([record.tar_sha256 for record in records]),
-        model=absolute(run) if imported is None else NO_MODEL,
-        model_digest=records[0].model_digest,
-        videos=sum(record.videos for record in records),
-        clips=sum(record.clips for record in records),
-        embeddings={name: sum(r.present[name] for r in records) for name in MODALITIES},
-        index_sha256=index_sha256,
-        ids_sha256=ids_sha256,
-        mask_sha256=mask_sha256,
-        code_version=code_version(),
-        faiss_version=faiss.__version__,
-        imported=imported,
-    )
-    write_card(output, card)
-    return card
 
 
 def _choice(output: str, config: IndexConfig, blocks: Sequence[Block], dimension: int) -> Choice:
@@ -287,25 +190,3 @@ def _trained(
     if rows:
         _, sample_ND = sample_vectors(output, blocks, config.metric, rows, (config.seed, 0))
     return train_index(factory, dimension, config.metric, sample_ND)
-
-
-def _measured(output: str, config: IndexConfig, built: BuiltIndex) -> Measured:
-    """Figures on held-out queries from the vectors that may be found."""
-    truth = new_truth if built.kept_ids is None else extended_truth
-    held_out = truth(output, config, built.blocks)
-    measured = measure(built.index, held_out, config, built.live, known=built.search_parameters)
-    if missed := headline(measured.recall, config.recall_target):
-        logger.warning("%s: %s", output, missed)
-    return measured
-
-
-def _publish_mask(output: str, live_N: NDArray[np.bool_] | None) -> str | None:
-    """Publishes mask.npy and gives its sha256; removes an old one where nothing is masked."""
-    url = storage.join(output, MASK_NAME)
-    if live_N is None:
-        storage.remove(url)
-        return None
-    with storage.publishing(url) as temporary:
-        with temporary.open("wb") as file:
-            np.save(file, live_N, allow_pickle=False)
-        return sha256_of(temporary)

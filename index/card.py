@@ -6,6 +6,7 @@ its cards read ours.
 """
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,7 +77,8 @@ class IndexCard:
     size_bytes: int
     """Of knn.index."""
     memory_bytes: int
-    """What a process that searches maps and holds: knn.index, the table of ids and the mask."""
+    """What a process that searches maps and holds: knn.index, the table of ids as it is in memory,
+    and the mask."""
     compression_ratio: float
     """Bytes of the float32 vectors over bytes of knn.index."""
     search_parameters: dict[str, int]
@@ -93,7 +95,8 @@ class IndexCard:
     batch_ms: Latency
     """A query's part of a batch of 64, on all threads."""
     build_seconds: float
-    """Training, adding, tuning; without the embedding."""
+    """Training, adding, tuning, of the build and of what was appended since; without the
+    embedding."""
     dataset: str
     """URL of the dataset, or of what was imported; an absolute path where it is local."""
     dataset_digest: str
@@ -132,9 +135,14 @@ def absolute(url: str) -> str:
 
 def write_card(index: str, card: IndexCard) -> None:
     """Publishes the card."""
+    storage.publish_bytes(card_url(index), card_bytes(card))
+
+
+def card_bytes(card: IndexCard) -> bytes:
+    """The content of its file."""
     facts = dataclasses.asdict(card)
     fields = {_AUTOFAISS_KEYS.get(name, name): value for name, value in facts.items()}
-    storage.publish_json(card_url(index), {"format_version": FORMAT_VERSION} | fields)
+    return (json.dumps({"format_version": FORMAT_VERSION} | fields, indent=2) + "\n").encode()
 
 
 def read_card(index: str) -> IndexCard:

@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from pipeline.shards import shard_url
 
 def append(corpus, config: IndexConfig) -> IndexCard:
     opened = open_index(corpus.output)
-    return append_records(opened, config, corpus.update(config), began=time.perf_counter())
+    return append_records(opened, config, corpus.update(config))
 
 
 def live_ids(url: str) -> list[str]:

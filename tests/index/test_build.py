@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from extractors.errors import AbortError, UsageError
-from index.build import dataset_digest
 from index.config import IndexConfig
 from index.embedding_shards import embedding_url
 from index.search import open_index, search
 from index.vectors import unit_rows
 from pipeline import storage
 from pipeline.shards import shard_url
+from training.provenance import dataset_digest
 
 
 def expected_vectors(corpus, targets: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
@@ -198,7 +198,7 @@ def test_another_datasets_output_is_refused(corpus, tmp_path: Path) -> None:
     corpus.dataset = str(tmp_path / "smaller")
     corpus.add_shard(0)
     for number in range(4):  # fewer shards or more: the card says whose they are
-        with pytest.raises(AbortError, match=r"of .*/dataset, not of .*/smaller: choose"):
+        with pytest.raises(AbortError, match=r"embeddings of .*/dataset, not of .*/smaller"):
             corpus.build(IndexConfig())
         corpus.add_shard(number)
     assert corpus.embedded == [0, 1, 2]

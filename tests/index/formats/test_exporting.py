@@ -102,7 +102,7 @@ def test_a_masked_shard_is_left_out_and_its_files_go(corpus: Corpus, exported) -
     folder = exported("huggingface")
     assert len(list(folder.rglob("*.parquet"))) == 3
     records = corpus.update(config)
-    append_records(open_index(corpus.output), read_config(corpus.output), records[:2], began=0.0)
+    append_records(open_index(corpus.output), read_config(corpus.output), records[:2])
     export_embeddings(corpus.output, str(folder), "huggingface")
     names = sorted(path.name for path in folder.rglob("*.parquet"))
     assert names == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
