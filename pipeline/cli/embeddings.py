@@ -1,12 +1,12 @@
 """`pipeline embeddings export|import`: vectors in the layouts of other programs."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from extractors.errors import UsageError
 from pipeline.cli import options, show
+from pipeline.cli.extraction import refuse_foreign
+from pipeline.cli.indexes import holding_index
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -65,6 +65,7 @@ def import_vectors(
     made_by: Annotated[str, typer.Option(help="What made the vectors, for the card.")] = "",
     executor: options.ExecutorOption = "local",
     workers: options.Workers = 1,
+    take_over: options.TakeOver = False,
     preset: options.Preset = "embedded",
     config: options.ConfigFile = None,
     sets: options.Sets = None,
@@ -79,14 +80,22 @@ def import_vectors(
     from index.formats.layouts import check_format
 
     given = ImportOptions(
-        check_format(fmt), _pairs("--vectors", vectors), _pairs("--column", column), made_by
+        check_format(fmt),
+        options.pairs("--vectors", vectors),
+        options.pairs("--column", column),
+        made_by,
     )
     settings = options.load_config(preset, config, sets).index
-    on_ray = options.check_executor(executor) == "ray"
-    execute = ray_executor(settings, torch.device("cpu"), workers) if on_ray else None
-    with show.progress("import", 1, "parts") as bar:
+    runner = options.check_executor(executor)
+    execute = ray_executor(settings, torch.device("cpu"), workers) if runner == "ray" else None
+    refuse_foreign(output, "index_infos.json")
+    with (
+        holding_index(output, runner, take_over=take_over) as holder,
+        show.progress("import", 1, "parts") as bar,
+    ):
 
         def on_progress(state: ImportProgress) -> None:
+            holder.check()
             bar.reach(state.done, state.total, f"{state.kept} kept")
 
         card = import_embeddings(source, output, given, settings, on_progress, execute=execute)
@@ -99,14 +108,3 @@ def import_vectors(
         *((name, share) for name, share in card.recall.items()),
     ]
     show.table(f"Imported to {output} from {given.fmt}", ("what", "value"), rows)
-
-
-def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
-    """NAME=VALUE, repeated. Raises UsageError for anything else, and for a name given twice."""
-    found: dict[str, str] = {}
-    for pair in given or ():
-        name, sign, value = pair.rpartition("=")
-        if not sign or not name or not value or name in found:
-            raise UsageError(f"{option} {pair}: NAME=VALUE is wanted, each name once")
-        found[name] = value
-    return found

@@ -48,7 +48,9 @@ def export(
 
     chosen = check_format(fmt)
     tracks = read_dataset_card(dataset)["tracks"]
-    exporter = make_exporter(chosen, tracks, _pairs("--track", track), check_items(items))
+    exporter = make_exporter(
+        chosen, tracks, options.pairs("--track", track, may_be_empty=True), check_items(items)
+    )
     with show.progress("export", 1, "videos") as bar:
 
         def on_video(done: int, total: int) -> None:
@@ -122,7 +124,7 @@ def import_features(
     if keep_text and chosen not in ("parquet", "npy"):
         raise UsageError(f"--keep-text: {chosen} holds no text vectors; parquet and npy may")
     reading = Reading(
-        tracks=_pairs("--track", track),
+        tracks=options.pairs("--track", track, may_be_empty=True),
         hops=_hops(hop),
         list_url=list_url,
         captions=captions,
@@ -179,20 +181,9 @@ def _show_imported(title: str, records: "Sequence[ShardRecord]") -> int:
     return reasons.total()
 
 
-def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
-    """NAME=VALUE, repeated. Raises UsageError for anything else, and for a name given twice."""
-    found: dict[str, str] = {}
-    for pair in given or ():
-        name, sign, value = pair.partition("=")
-        if not sign or not name or name in found:
-            raise UsageError(f"{option} {pair}: NAME=VALUE is wanted, each name once")
-        found[name] = value
-    return found
-
-
 def _hops(given: Sequence[str] | None) -> dict[str, float]:
     found = {}
-    for name, value in _pairs("--hop", given).items():
+    for name, value in options.pairs("--hop", given).items():
         try:
             found[name] = float(value)
         except ValueError:

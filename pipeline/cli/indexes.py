@@ -1,13 +1,29 @@
 """`pipeline index append|verify`: looking after indexes."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from extractors.errors import AbortError
 from pipeline.cli import options, show
 
+if TYPE_CHECKING:
+    from pipeline.lease import Holder
+
 app = typer.Typer(no_args_is_help=True)
+
+
+@contextmanager
+def holding_index(index: str, executor: str, *, take_over: bool) -> "Iterator[Holder]":
+    """Holds the lease of an index, and removes what killed work on it left."""
+    from index.leftovers import sweep_index
+    from pipeline.lease import holding
+
+    with holding(index, take_over=take_over) as holder:
+        sweep_index(index, parts=executor != "ray")
+        yield holder
 
 
 @app.command()
@@ -19,16 +35,23 @@ def append(
     executor: options.ExecutorOption = "local",
     workers: options.Workers = 1,
     device: options.Device = "auto",
+    take_over: options.TakeOver = False,
     debug: options.Debug = False,
 ) -> None:
     """The new and changed shards of its dataset, embedded and added; what they replace, masked."""
     from index.append import append_index
     from index.build import BuildProgress
+    from index.card import read_card
 
     execute_on, chosen = options.check_executor(executor), options.choose_device(device)
-    with show.progress("append", 1, "shards") as bar:
+    read_card(index)  # before anything is written there
+    with (
+        holding_index(index, execute_on, take_over=take_over) as holder,
+        show.progress("append", 1, "shards") as bar,
+    ):
 
         def on_progress(state: BuildProgress) -> None:
+            holder.check()
             bar.reach(state.done, state.total, f"{state.kept} kept")
 
         card = append_index(

@@ -1,5 +1,6 @@
 """Options that several commands share, and the whole configuration."""
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -59,6 +60,20 @@ def check_executor(name: str) -> Literal["local", "ray"]:
     if name not in ("local", "ray"):
         raise UsageError(f"--executor {name}: allowed are local and ray")
     return cast(Literal["local", "ray"], name)
+
+
+def pairs(
+    option: str, given: Sequence[str] | None, *, may_be_empty: bool = False
+) -> dict[str, str]:
+    """NAME=VALUE, repeated; the last '=' counts. Raises UsageError for anything else, for a name
+    given twice, and for no VALUE but where it `may_be_empty`."""
+    found: dict[str, str] = {}
+    for pair in given or ():
+        name, sign, value = pair.rpartition("=")
+        if not sign or not name or name in found or not (value or may_be_empty):
+            raise UsageError(f"{option} {pair}: NAME=VALUE is wanted, each name once")
+        found[name] = value
+    return found
 
 
 def load_config(preset: str, file: Path | None, sets: list[str] | None) -> "PipelineConfig":

@@ -15,6 +15,7 @@ from pipeline.cli.extraction import (
     run_plan,
     run_range,
 )
+from pipeline.cli.indexes import holding_index
 
 if TYPE_CHECKING:
     from pipeline.cli.config import PipelineConfig
@@ -265,11 +266,10 @@ def run_index(
     """Runs the stage under a lease, with a bar and a closing table."""
     refuse_foreign(output, "index_infos.json")
     from index.build import BuildProgress, build_index
-    from pipeline.lease import holding
 
     chosen, executor = options.choose_device(means.device), options.check_executor(means.executor)
     with (
-        holding(output, take_over=means.take_over) as holder,
+        holding_index(output, executor, take_over=means.take_over) as holder,
         show.progress("index", 1, "shards") as bar,
     ):
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from extractors.errors import UsageError
-from pipeline.cli.options import choose_device, load_config, preset_names, preset_text
+from pipeline.cli.options import choose_device, load_config, pairs, preset_names, preset_text
 
 
 def test_the_presets() -> None:
@@ -43,3 +43,13 @@ def test_cuda_where_there_is_none() -> None:
     assert choose_device("auto") == torch.device("cpu")
     with pytest.raises(UsageError, match="--device cuda: torch finds no CUDA device"):
         choose_device("cuda")
+
+
+def test_pairs() -> None:
+    given = ["img=video", "year=2020=text"]
+    assert pairs("--vectors", given) == {"img": "video", "year=2020": "text"}
+    assert pairs("--vectors", None) == {}
+    assert pairs("--track", ["3d="], may_be_empty=True) == {"3d": ""}
+    for wrong in (["img"], ["=video"], ["img="], ["img=video", "img=text"]):
+        with pytest.raises(UsageError, match=f"--vectors {wrong[-1]}: NAME=VALUE is wanted"):
+            pairs("--vectors", wrong)
