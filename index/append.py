@@ -9,6 +9,7 @@ import torch
 from extractors.errors import AbortError, UsageError
 from index.build import (
     Executor,
+    adding_to,
     checked_embedder,
     embedding_work,
     publish_index,
@@ -92,8 +93,9 @@ def append_records(
     if not new and kept == card.blocks:
         return card
     index = read_faiss(storage.join(url, INDEX_NAME), mapped=False)
-    for block in new:
-        index = add_vectors(index, block_vectors(url, block, config.metric))
+    with adding_to(card.factory):
+        for block in new:
+            index = add_vectors(index, block_vectors(url, block, config.metric))
     built = BuiltIndex(
         index=index,
         choice=Choice(card.factory, card.reason, card.candidates),

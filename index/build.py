@@ -6,6 +6,7 @@ N vectors, D dimension, Q queries.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import faiss
 import numpy as np
 import torch
 
-from extractors.errors import AbortError
+from extractors.errors import AbortError, UsageError
 from index.card import Block, IndexCard
 from index.config import AUTO, IndexConfig
 from index.construct import can_merge, fill_index, train_index, training_rows
@@ -36,6 +37,7 @@ from index.pilot import code_recall, make_pilot
 from index.publishing import BuiltIndex, Origin, publish_built
 from index.run_local import Setup, run_local
 from index.stored_vectors import make_blocks, numbered_vectors, sample_vectors
+from index.vectors import last_line
 from training.provenance import check_current, check_same_features
 
 logger = logging.getLogger(__name__)
@@ -145,22 +147,45 @@ def publish_index(
     choice = _choice(output, config, blocks, dimension)
     logger.info("index.factory %s: %s", choice.factory, choice.reason)
     index = _trained(choice.factory, output, config, blocks, dimension)
-    on_disk = exceeds_memory(index, count, config.build_memory)
-    if on_disk or (execute is not None and can_merge(index)):
-        index = merge_parts(
-            index, output, blocks, config.metric, execute or _in_turn, on_disk=on_disk
-        )
-    else:
-        index = fill_index(
-            index, lambda: (x_ND for _, x_ND in numbered_vectors(output, blocks, config.metric))
-        )
+    with adding_to(choice.factory):
+        index = _filled(index, output, config, blocks, execute)
     built = BuiltIndex(index, choice, blocks, kept_ids=None, new_blocks=blocks, began=began)
     return publish_built(output, config, built, records, Origin(dataset, run, imported))
+
+
+def _filled(
+    trained: faiss.Index,
+    output: str,
+    config: IndexConfig,
+    blocks: Sequence[Block],
+    execute: Execute | None,
+) -> faiss.Index:
+    """The vectors of all blocks, added here or in parts that are merged."""
+    count = sum(block.count for block in blocks)
+    on_disk = exceeds_memory(trained, count, config.build_memory)
+    if on_disk or (execute is not None and can_merge(trained)):
+        work = execute or _in_turn
+        return merge_parts(trained, output, blocks, config.metric, work, on_disk=on_disk)
+    return fill_index(
+        trained, lambda: (x_ND for _, x_ND in numbered_vectors(output, blocks, config.metric))
+    )
 
 
 def _in_turn(setup: Setup[Any, Any], items: Sequence[Any]) -> Iterator[Any]:
     """An `Execute` in this process."""
     return map(setup(), items)
+
+
+@contextmanager
+def adding_to(factory: str) -> Iterator[None]:
+    """Raises UsageError where FAISS refuses to add vectors to a type of index, or to add more."""
+    try:
+        yield
+    except RuntimeError as err:
+        raise UsageError(
+            f"index.factory = {factory!r}: FAISS cannot add vectors to it: {last_line(err)}; "
+            "'auto' and 'Flat' always work"
+        ) from err
 
 
 def _choice(output: str, config: IndexConfig, blocks: Sequence[Block], dimension: int) -> Choice:

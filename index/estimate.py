@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from index.config import AUTO, IndexConfig
+from index.config import AUTO, IndexConfig, Metric
 from index.factory import choose_factory, estimated_bytes, given_factory
 from pipeline.estimate import Corpus
 from training.config import TrainConfig
@@ -22,8 +22,8 @@ class IndexCost:
     embedding_bytes: float
     """As float32, before compression, which saves little."""
     factory: str
-    bytes: int
-    """Of knn.index, on disk and in memory."""
+    bytes: int | None
+    """Of knn.index, on disk and in memory; None where they are not known for the type of index."""
     reason: str
 
 
@@ -45,9 +45,16 @@ def index_cost(config: IndexConfig, train: TrainConfig, widths: Widths, clips: i
         clips * forward_gflop(train, widths, decoders=False),
         4.0 * VECTORS_A_CLIP * clips * dimension,
         choice.factory,
-        estimated_bytes(choice.factory, clips, dimension, config.metric),
+        _bytes(choice.factory, clips, dimension, config.metric),
         choice.reason,
     )
+
+
+def _bytes(factory: str, clips: int, dimension: int, metric: Metric) -> int | None:
+    try:
+        return estimated_bytes(factory, clips, dimension, metric)
+    except NotImplementedError:
+        return None
 
 
 def num_clips(corpus: Corpus, config: IndexConfig) -> int:

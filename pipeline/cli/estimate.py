@@ -231,10 +231,16 @@ def show_learning(training: TrainingCost, index: IndexCost) -> None:
         ("index: clips", f"{index.clips:,}"),
         ("index: operations of embedding", f"{index.gflop / 1e6:,.3g} PFLOP"),
         ("index: embeddings", f"at most {byte_size(index.embedding_bytes)}"),
-        ("index: knn.index", f"{byte_size(index.bytes)}, {index.factory}"),
+        ("index: knn.index", _index_size(index)),
         ("why", index.reason),
     ]
     show.table("Training and index of all videos", ("what", ""), rows)
+
+
+def _index_size(index: IndexCost) -> str:
+    if index.bytes is None:
+        return f"not estimated for {index.factory}"
+    return f"{byte_size(index.bytes)}, {index.factory}"
 
 
 def _needs(worker: Resources) -> str:

@@ -13,6 +13,7 @@ from index.search import open_index, search
 from index.vectors import unit_rows
 from pipeline import storage
 from pipeline.shards import shard_url
+from tests.index.conftest import in_process
 from training.provenance import dataset_digest
 
 
@@ -234,6 +235,22 @@ def test_a_dataset_without_any_target_modality_is_refused(corpus) -> None:
     corpus.arrays = silent
     with pytest.raises(AbortError, match=r"no clip has any of the target modalities \(audio\)"):
         corpus.build(IndexConfig(targets=("audio",)))
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"), [("IDMap,Flat", "use add_with_ids"), ("NSG8,Flat", "incremental")]
+)
+@pytest.mark.parametrize("execute", [None, in_process])
+def test_a_factory_that_vectors_cannot_be_added_to_is_refused(
+    corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    factory: str,
+    reason: str,
+    execute: Callable | None,
+) -> None:
+    monkeypatch.setattr("tests.index.conftest.CLIPS", 200)  # NSG wants 100 in its first batch
+    with pytest.raises(UsageError, match=f"^index.factory = '{factory}': .*{reason}.*'auto'"):
+        corpus.build(IndexConfig(factory=factory), execute=execute)
 
 
 def test_the_order_of_shards_is_in_the_datasets_digest() -> None:
