@@ -21,6 +21,7 @@ async function ask(path, options) {
 
 export const describe = () => ask("/api/index");
 export const map = (method) => ask(`/api/map?method=${method}`);
+export const clip = (id) => ask(`/api/clips/${encodeURIComponent(id)}`);
 export const upload = (file, signal) => ask("/api/uploads", { method: "POST", body: file, signal, headers: { "content-type": "application/octet-stream" } });
 export const search = (query, signal) => ask("/api/search", { method: "POST", body: JSON.stringify(query), signal, headers: { "content-type": "application/json" } });
 export const enter = (token) => ask("/api/session", { method: "POST", headers: { authorization: `Bearer ${token}` } });

@@ -38,8 +38,14 @@ function show() {
   for (const [id, current] of [["tab-map", isMap], ["tab-search", !isMap]]) {
     if (current) $(id).setAttribute("aria-current", "page"); else $(id).removeAttribute("aria-current");
   }
-  if (isMap) map.load(like, failed); else if (matchMedia("(pointer: fine)").matches) $("words").focus();
+  if (isMap) map.load(failed); else if (matchMedia("(pointer: fine)").matches) $("words").focus();
 }
+
+// Its address would be taken for a view's.
+$("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  $($("map-view").hidden ? "hits" : "clusters").focus();
+});
 
 async function start() {
   let info;
@@ -52,7 +58,7 @@ async function start() {
   $("facts").textContent = `${info.clips.toLocaleString()} clips · ${info.videos.toLocaleString()} videos`;
   player.setUp(like);
   search.setUp(info, failed);
-  map.setUp(info, like);
+  map.setUp(info, failed);
   addEventListener("hashchange", show);
   addEventListener("keydown", (event) => {  // "/" as on many search pages
     if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) {

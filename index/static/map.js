@@ -11,34 +11,37 @@ let order = [];
 
 const colour = (number, light = 52) => `hsl(${(number * 137.508 + 190) % 360} 58% ${light}%)`;
 
-export function setUp(info, like) {
+export function setUp(info, failed) {
   $("method").append(...info.maps.map((value) => element("option", { value }, value.toUpperCase())));
   $("method-label").hidden = info.maps.length < 2;
   const canvas = $("canvas");
   canvas.addEventListener("pointermove", (event) => pointAt(nearest(event)));
   canvas.addEventListener("pointerleave", () => pointAt(null));
-  canvas.addEventListener("click", (event) => { pointAt(nearest(event)); open(); });
+  canvas.addEventListener("click", (event) => { pointAt(nearest(event)); open(failed); });
   canvas.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") open();
+    if (event.key === "Enter") open(failed);
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (!step || !order.length) return;
+    if (!step || !found) return;
     event.preventDefault();
     const place = near === null ? (step > 0 ? -1 : 0) : order.indexOf(near);
     pointAt(order[(place + step + order.length) % order.length]);
   });
   new ResizeObserver(draw).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  $("method").addEventListener("change", () => { found = null; load(like, () => {}); });
+  $("method").addEventListener("change", () => { found = near = null; load(failed); });
 }
 
-export async function load(like, failed) {
+export async function load(failed) {
   if (found) { draw(); return; }
   $("point").textContent = "Making the map …";
+  const method = $("method").value || "pca";
   try {
-    found = await api.map($("method").value || "pca");
+    const answer = await api.map(method);
+    if (method !== ($("method").value || "pca")) return;  // another was chosen since
+    found = answer;
   } catch (error) {
     $("point").textContent = error.message;
-    failed(error, () => load(like, failed));
+    failed(error, () => load(failed));
     return;
   }
   order = found.points.x.map((_, i) => i).sort((a, b) => found.points.cluster[a] - found.points.cluster[b] || found.points.x[a] - found.points.x[b]);
@@ -118,7 +121,7 @@ function nearest(event) {
 }
 
 function pointAt(i) {
-  if (i === near) return;
+  if (i === near || !found) return;
   near = i;
   if (i !== null) {
     const { video, start, end } = partsOf(found.points.id[i]);
@@ -127,9 +130,14 @@ function pointAt(i) {
   draw();
 }
 
-async function open() {
-  if (near === null) return;
+async function open(failed) {
+  if (near === null || !found) return;
   const id = found.points.id[near];
-  const { hits } = await api.search({ terms: [{ kind: "clip", value: id }], k: 1, where: { video: partsOf(id).video } }).catch(() => ({ hits: [] }));
-  if (hits.length) play(hits[0].id, hits[0].media, hits[0].text);
+  try {
+    const clip = await api.clip(id);
+    play(clip.id, clip.media, clip.text);
+  } catch (error) {
+    $("point").textContent = error.message;
+    failed(error, () => open(failed));
+  }
 }

@@ -63,7 +63,7 @@ async function take(file, failed) {
     $("words").value = "";
     await run(failed);
   } catch (error) {
-    tell(error, failed);
+    tell(error, failed, () => take(file, failed));
   }
 }
 
@@ -78,7 +78,7 @@ async function run(failed) {
     const took = Math.round(performance.now() - started);
     say(hits.length ? `${hits.length} clips in ${took} ms` : "Nothing found. Other words or fewer filters may help.");
   } catch (error) {
-    tell(error, failed);
+    tell(error, failed, () => run(failed));
   }
 }
 
@@ -99,10 +99,10 @@ function begin() {
   return current.signal;
 }
 
-function tell(error, failed) {
+function tell(error, failed, again) {
   if (error.name === "AbortError") return;
   say(error instanceof api.Refusal ? error.message : "");
-  failed(error, () => run(failed));
+  failed(error, again);
 }
 
 function card(hit, best, failed) {

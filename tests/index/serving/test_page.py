@@ -102,6 +102,17 @@ def test_a_file_that_is_no_video_is_answered_in_words(page: Any, real: RealCorpu
     until(page, "document.getElementById('status').textContent.includes('cannot be used')")
 
 
+def test_an_upload_that_failed_is_sent_again(page: Any, real: RealCorpus) -> None:
+    refuse = {"status": 503, "json": {"error": "too many files"}}
+    page.route("**/api/uploads", lambda route: route.fulfill(**refuse))
+    page.set_input_files("#file", real.videos / "white.mp4")
+    page.wait_for_selector("#away:not([hidden])")
+    page.unroute("**/api/uploads")
+    page.click("#again")
+    page.wait_for_selector(".hit")
+    assert page.locator(".hit h3").first.inner_text() == "white"
+
+
 def test_nothing_found_says_so(page: Any) -> None:
     look_for(page, "snow")
     page.evaluate("document.querySelector('.filters').open = true")
@@ -128,6 +139,62 @@ def test_the_map_by_keyboard(page: Any) -> None:
     page.keyboard.press("Escape")
     page.locator(".cluster-head").first.click()
     assert page.locator(".cluster.chosen").count() == 1
+
+
+def test_the_skip_link_skips_to_the_results(page: Any) -> None:
+    look_for(page, "snow")
+    for tab, place in (("#tab-search", "hits"), ("#tab-map", "clusters")):
+        page.click(tab)
+        page.focus("#skip")
+        page.keyboard.press("Enter")
+        until(page, f"document.activeElement.id === '{place}'")
+    assert page.is_visible("#map-view")
+
+
+def test_a_point_of_the_map_opens_that_clip(page: Any) -> None:
+    """By its id: a search by its vector would find another that is as near."""
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url))
+    page.click("#tab-map")
+    page.wait_for_selector(".cluster")
+    page.focus("#canvas")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#player[open]")
+        shown = page.evaluate("document.getElementById('player-title').textContent")
+        assert page.inner_text("#point").startswith(shown)
+        page.keyboard.press("Escape")
+    assert not any("/api/search" in url for url in asked)
+
+
+def test_a_point_that_cannot_be_opened_says_why(page: Any) -> None:
+    page.route("**/api/clips/*", lambda route: route.fulfill(status=422, json={"error": "is gone"}))
+    page.click("#tab-map")
+    page.wait_for_selector(".cluster")
+    page.focus("#canvas")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    until(page, "document.getElementById('point').textContent === 'is gone'")
+
+
+def test_another_layout_that_fails_is_told_and_the_keys_do_not_break(page: Any) -> None:
+    page.click("#tab-map")
+    page.wait_for_selector(".cluster")
+    page.focus("#canvas")
+    page.keyboard.press("ArrowRight")
+    held: list[Any] = []
+    page.route("**/api/map*", lambda route: held.append(route))
+    page.evaluate("document.getElementById('method').dispatchEvent(new Event('change'))")
+    page.keyboard.press("ArrowRight")  # nothing to go to as yet; an error would fail this test
+    page.keyboard.press("Enter")
+    while not held:
+        page.wait_for_timeout(20)
+    held[0].fulfill(status=503, json={"error": "too many maps"})
+    page.wait_for_selector("#away:not([hidden])")
+    page.unroute("**/api/map*")
+    page.click("#again")
+    until(page, "document.getElementById('point').textContent.startsWith('Point at a clip')")
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser: Any, url: str) -> None:
