@@ -31,6 +31,7 @@ _AUTOFAISS_KEYS = {
     "search_ms": "avg_search_speed_ms",
     "p99_ms": "99p_search_speed_ms",
     "compression_ratio": "compression ratio",
+    "reconstruction_error": "reconstruction error %",
 }
 
 
@@ -120,6 +121,9 @@ class IndexCard:
     imported: str | None = None
     """The format that the vectors were imported from; None where a run of ours made them. Without
     their model the index is asked by vectors and by its own clips alone."""
+    reconstruction_error: float | None = None
+    """By how much the codes of stored vectors miss them, in percent of their length, as autofaiss
+    counts it; None where the type of index cannot say."""
 
 
 def card_url(index: str) -> str:

@@ -22,6 +22,7 @@ from index.config import IndexConfig
 from index.embedding_shards import BATCH_ROWS, MODALITIES, EmbeddingRecord
 from index.factory import Choice
 from index.held_out import Measured, headline, measure
+from index.reconstruction import reconstruction_error
 from index.search import IDS_NAME, INDEX_NAME, MASK_NAME
 from index.search_parameters import apply_parameters, tunable_values
 from index.stored_vectors import write_ids
@@ -102,13 +103,14 @@ def publish_built(
     and the index is refused until it is built again.
     """
     measured = _measured(output, config, built)
+    error = reconstruction_error(built.index, output, built.blocks, config.metric)
     names = [INDEX_NAME, IDS_NAME, MASK_NAME, CONFIG_NAME, CARD_NAME]
     if built.live is None:
         names.remove(MASK_NAME)
     with _publishing_all(output, names) as paths:
         files = _write_files(paths, output, built)
         paths[CONFIG_NAME].write_text(dump_settings(config), encoding="utf-8")
-        card = _card(config, built, measured, files, records, origin)
+        card = _card(config, built, measured, files, records, origin, error)
         paths[CARD_NAME].write_bytes(card_bytes(card))
     if built.live is None:
         storage.remove(storage.join(output, MASK_NAME))
@@ -178,6 +180,7 @@ def _card(
     files: _Files,
     records: Sequence[EmbeddingRecord],
     origin: Origin,
+    error: float | None,
 ) -> IndexCard:
     index, live_N = built.index, built.live
     mask_bytes = 0 if live_N is None else live_N.nbytes
@@ -216,4 +219,5 @@ def _card(
         code_version=code_version(),
         faiss_version=faiss.__version__,
         imported=origin.imported,
+        reconstruction_error=error,
     )

@@ -1,7 +1,7 @@
 """An index's part of `pipeline report`: its card, recall and latency, the map, the clusters."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from extractors.thumbnails import NUM_THREADS, Thumbnail
 from index.card import IndexCard
 from index.clip_vectors import clip_rows
+from index.factory import Candidate
 from index.page import clock
 from index.search import SearchIndex, open_index
 from index.serving.clips import ClipMedia
@@ -64,14 +65,26 @@ def _measured(card: IndexCard) -> Section:
         Table("Milliseconds a query", ("", "p50", "p95", "p99"), times, frozenset({1, 2, 3})),
     ]
     if card.candidates:
-        rows = tuple(
-            (one.factory, byte_text(one.bytes), f"{one.search_ms:.3g}") for one in card.candidates
-        )
-        columns = ("factory", "size", "milliseconds")
-        tables.append(Table("What was weighed, by estimate", columns, rows, frozenset({1, 2})))
+        tables.append(_candidates(card.candidates))
     note = "Against exact search, on held-out queries near stored vectors."
     parameters = tuple((name, str(value)) for name, value in card.search_parameters.items())
     return Section("Recall and latency", note, parameters, tables=tuple(tables))
+
+
+def _candidates(candidates: Sequence[Candidate]) -> Table:
+    """Bytes and milliseconds by estimate; the recall, where it was measured, decided."""
+    rows = tuple(
+        (
+            one.factory,
+            byte_text(one.bytes),
+            f"{one.search_ms:.3g}",
+            "not measured" if one.recall is None else f"{100 * one.recall:.2f} %",
+        )
+        for one in candidates
+    )
+    columns = ("factory", "size", "milliseconds", "recall@10 of its codes")
+    title = "What was weighed: size and time by estimate, recall on a sample"
+    return Table(title, columns, rows, frozenset({1, 2, 3}))
 
 
 def _map(made: SpaceMap) -> Section:

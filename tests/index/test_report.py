@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +7,8 @@ from typing import Any
 import pytest
 
 from extractors.errors import AbortError, UsageError
-from index.card import read_card
+from index.card import read_card, write_card
+from index.factory import Candidate
 from index.report import report_index
 from pipeline.cli.report import report
 from pipeline.report_page import Section
@@ -30,6 +32,15 @@ def test_what_an_index_is(real: RealCorpus) -> None:
     assert recall.rows == tuple((n, f"{100 * r:.2f} %") for n, r in card.recall.items())
     assert latency.rows[0][1] == f"{card.single_ms.p50:.3g}"
     assert len(candidates.rows) == len(card.candidates)
+
+
+def test_what_was_weighed_has_its_recall(build_from: Any) -> None:
+    card = read_card(build_from())
+    weighed = (Candidate("Flat", 1000, 0.5), Candidate("IVF4,SQ4", 100, 0.1, recall=0.8123))
+    write_card(url := build_from(), dataclasses.replace(card, candidates=weighed))
+    table = by_title(report_index(url))["Recall and latency"].tables[2]
+    assert table.columns[3] == "recall@10 of its codes"
+    assert [row[3] for row in table.rows] == ["not measured", "81.23 %"]
 
 
 def test_clusters_are_shown_by_their_clips(real: RealCorpus) -> None:
