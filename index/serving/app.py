@@ -1,6 +1,5 @@
 """The routes. Everything that blocks runs in `index.serving.batching`."""
 
-import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,8 +40,6 @@ from index.serving.refusals import add_error_handlers
 from index.serving.service import Scan, SearchRequest, Service, UploadTerm
 from index.serving.uploads import received
 from index.space_map import map_methods
-
-logger = logging.getLogger(__name__)
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorOut} for status in (400, 401, 404, 408, 413, 422, 503)
@@ -143,25 +140,12 @@ def _add_server(app: FastAPI, service: Service, metrics: Metrics, tokens: Tokens
 def _add_search(app: FastAPI, service: Service, queues: Queues) -> None:
     limits = service.limits
 
+    described = _described(service)
+
     @app.get("/api/index", tags=["search"])
-    def describe() -> IndexOut:
+    async def describe() -> IndexOut:
         """What is served, and what can be asked."""
-        card = service.index.card
-        return IndexOut(
-            clips=card.count - card.masked,
-            videos=card.videos,
-            dimension=card.dimension,
-            metric=card.metric,
-            factory=card.factory,
-            targets=list(card.target_modalities),
-            modalities=[name for name, count in card.embeddings.items() if count and name != "sum"],
-            labels=service.values("label"),
-            languages=service.values("language"),
-            asks=list(service.asks),
-            maps=list(map_methods()),
-            upload_bytes=limits.upload_bytes,
-            file_seconds=limits.file_seconds,
-        )
+        return described
 
     @app.post("/api/search", tags=["search"])
     async def search(query: SearchIn) -> SearchOut:
@@ -185,6 +169,25 @@ def _add_search(app: FastAPI, service: Service, queues: Queues) -> None:
         return UploadOut.model_validate(
             dict(zip(("id", "seconds", "modalities"), found, strict=True))
         )
+
+
+def _described(service: Service) -> IndexOut:
+    card, limits = service.index.card, service.limits
+    return IndexOut(
+        clips=card.count - card.masked,
+        videos=card.videos,
+        dimension=card.dimension,
+        metric=card.metric,
+        factory=card.factory,
+        targets=list(card.target_modalities),
+        modalities=[name for name, count in card.embeddings.items() if count and name != "sum"],
+        labels=service.values("label"),
+        languages=service.values("language"),
+        asks=list(service.asks),
+        maps=list(map_methods()),
+        upload_bytes=limits.upload_bytes,
+        file_seconds=limits.file_seconds,
+    )
 
 
 async def _scanned(service: Service, queues: Queues, scan: Scan) -> list[Hit]:
@@ -271,6 +274,8 @@ def _request(query: SearchIn) -> SearchRequest:
 
 
 def _term(term: TermIn) -> Term | UploadTerm:
+    if not term.value.strip():
+        raise UsageError(f"{term.kind}: empty; say what to look for")
     if term.kind == "upload":
         return UploadTerm(term.value, term.weight, term.modality)
     if term.modality is not None:
@@ -280,12 +285,13 @@ def _term(term: TermIn) -> Term | UploadTerm:
 
 def _add_pages(app: FastAPI) -> None:
     static = Path(str(resources.files("index").joinpath("static")))
+    content = (static / "index.html").read_text(encoding="utf-8")
     app.mount("/static", StaticFiles(directory=static), name="static")
     environment = Environment(loader=PackageLoader("index"), autoescape=True)
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
-        return HTMLResponse((static / "index.html").read_text(encoding="utf-8"))
+        return HTMLResponse(content)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass
 
+HITS = 100
+"""Most results of one search."""
+TERMS = 16
+"""Most terms of one query."""
+TEXT_CHARACTERS = 1000
+"""Of one text, id or condition."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -27,12 +34,6 @@ class Limits:
     """Of any request but a file."""
     body_timeout: float = 20.0
     """Seconds that it may take to arrive."""
-    hits: int = 100
-    """Most results of one search."""
-    terms: int = 16
-    """Most terms of one query."""
-    text_characters: int = 1000
-    """Of one text."""
     stored_files: int = 1000
     """Embeddings of uploaded files that are kept; the oldest go."""
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.config import Modality
+from index.serving.limits import HITS, TERMS, TEXT_CHARACTERS
 
 
 class Message(BaseModel):
@@ -20,7 +21,7 @@ class TermIn(Message):
 
     kind: Literal["text", "clip", "upload"]
     """Words, a clip of the index, or a file that was uploaded before."""
-    value: str = Field(min_length=1, max_length=1000)
+    value: str = Field(min_length=1, max_length=TEXT_CHARACTERS)
     """The words, the clip's id `KEY@start-end`, or the upload's id."""
     weight: Literal[1, -1] = 1
     """1 to add, -1 to take away."""
@@ -31,21 +32,21 @@ class TermIn(Message):
 class WhereIn(Message):
     """Conditions that a clip must meet, all of them."""
 
-    video: str | None = Field(None, max_length=1000)
+    video: str | None = Field(None, max_length=TEXT_CHARACTERS)
     """Key of the video."""
-    label: str | None = Field(None, max_length=1000)
-    split: str | None = Field(None, max_length=1000)
-    language: str | None = Field(None, max_length=100)
+    label: str | None = Field(None, max_length=TEXT_CHARACTERS)
+    split: str | None = Field(None, max_length=TEXT_CHARACTERS)
+    language: str | None = Field(None, max_length=TEXT_CHARACTERS)
     """Of what is said, as captions or speech recognition name it."""
-    time: str | None = Field(None, max_length=100)
+    time: str | None = Field(None, max_length=TEXT_CHARACTERS)
     """START-END in seconds; either may be left out."""
 
 
 class SearchIn(Message):
     """A query: a sum of texts, clips and uploaded files."""
 
-    terms: list[TermIn] = Field(min_length=1, max_length=16)
-    k: int = Field(24, ge=1, le=100)
+    terms: list[TermIn] = Field(min_length=1, max_length=TERMS)
+    k: int = Field(24, ge=1, le=HITS)
     """Number of results."""
     where: WhereIn = WhereIn()
     targets: list[Modality] | None = Field(None, min_length=1, max_length=3)

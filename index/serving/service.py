@@ -4,6 +4,7 @@ Q queries, D dimension.
 """
 
 import os
+import re
 import secrets
 import threading
 from collections import OrderedDict, defaultdict
@@ -158,6 +159,8 @@ class Service:
         except VideoError as err:
             reason = err.reason.value.replace("_", " ")
             raise UsageError(f"this file cannot be used: {reason}") from err
+        except UsageError as err:  # names the file as it is named here
+            raise UsageError(re.sub(r"^query \S+: ", "this file ", str(err))) from err
         upload = secrets.token_urlsafe(16)
         self._uploads[upload] = vectors
         while len(self._uploads) > self.limits.stored_files:
@@ -179,9 +182,13 @@ class Service:
 
     def public(self, message: str) -> str:
         """A message without the places of this server."""
-        card = self.index.card
-        for place in (self.index.url, os.path.abspath(self.index.url), card.dataset, card.model):
-            message = message.replace(place, "the index")
+        url, card = self.index.url, self.index.card
+        places = {url, os.path.abspath(url), card.dataset, card.model}
+        for place in sorted(places, key=len, reverse=True):
+            known = re.escape(place)
+            if not os.path.isabs(place) and "://" not in place:  # '.' is one, and ends sentences
+                known = rf"(?<![\w./-]){known}(?![\w-]|\.\.)"
+            message = re.sub(known, "the index", message)
         return message
 
     def _vectors(self, requests: Sequence[SearchRequest]) -> list[Vector | PipelineError]:

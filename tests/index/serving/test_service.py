@@ -1,5 +1,7 @@
 """What the server does, apart from HTTP, of indexes without models."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +18,7 @@ from index.search import open_index
 from index.serving.limits import Limits
 from index.serving.service import SearchRequest, Service
 from tests.index.conftest import Corpus, overlapping
+from tests.index.serving.conftest import Client, running
 from tests.index.test_append import append, changed
 
 CPU = torch.device("cpu")
@@ -94,6 +97,34 @@ def test_an_answer_does_not_depend_on_who_else_asks(corpus: Corpus, factory: str
     together = service.search(requests)
     assert together == [service.search([request])[0] for request in requests]
     assert all(isinstance(found, list) and found for found in together)
+
+
+@pytest.mark.parametrize(
+    ("url", "message", "shown"),
+    [
+        (".", ".: k = 0. Ask for 1 or more", "the index: k = 0. Ask for 1 or more"),
+        (".", "clip v.1@0.5-1: no such clip", "clip v.1@0.5-1: no such clip"),
+        (".", "./embeddings/0.parquet: gone", "the index/embeddings/0.parquet: gone"),
+        ("out", "text 'without': the encoder", "text 'without': the encoder"),
+        ("out", "out: a query has dimension 3", "the index: a query has dimension 3"),
+        ("/x/out", "file:///x/out/knn.index: gone", "file://the index/knn.index: gone"),
+        ("s3://b/out", "s3://b/out/knn.index: gone", "the index/knn.index: gone"),
+    ],
+)
+def test_places_of_the_server_are_not_told(
+    build_from: Callable[..., str], url: str, message: str, shown: str
+) -> None:
+    index = dataclasses.replace(open_index(build_from()), url=url)
+    assert Service(index, CPU, Limits()).public(message) == shown
+
+
+def test_values_are_counted_once(corpus: Corpus, monkeypatch) -> None:
+    corpus.build(IndexConfig())
+    service, counted = Service(open_index(corpus.output), CPU, Limits()), []
+    monkeypatch.setattr(service, "values", lambda column: counted.append(column) or [])
+    with running(service) as url:
+        assert [Client(url)("/api/index").status for _ in range(3)] == [200] * 3
+    assert counted == ["label", "language"]
 
 
 def is_answered(found: list[Hit] | PipelineError) -> bool:
