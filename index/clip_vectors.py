@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from extractors.errors import AbortError, UsageError
 from index.card import Block, IndexCard
 from index.embedding_shards import SUM, embedding_batches, embedding_url, vector_name
+from index.stored_vectors import check_is_of
 from index.vectors import prepared
 from pipeline import storage
 
@@ -86,6 +87,7 @@ def _stored(
 ) -> pa.Table:
     """The rows of the clips `wanted`, whose ids are `places_N` from the block's first: only the row
     groups that hold them are read."""
+    check_is_of(url, block)
     columns = ["id", *map(vector_name, modalities)]
     with (
         storage.open_binary(embedding_url(url, block.shard, ".parquet")) as source,
@@ -133,6 +135,7 @@ def scan(
     for block in card.blocks:
         if block.masked:
             continue
+        check_is_of(url, block)
         for numbers_N, x_ND in _vectors(url, card, block, modalities, allowed_N):
             if stopped():
                 raise AbortError(f"{url}: the comparison with all embeddings was given up")

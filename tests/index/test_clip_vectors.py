@@ -165,3 +165,23 @@ def test_a_scan_reads_a_batch_at_a_time_and_can_be_stopped(corpus: Corpus, monke
     with pytest.raises(AbortError, match="given up"):
         search_many(index, np.ones((1, 16)), 5, targets=["video"], stopped=stopped)
     assert asked == ["read", "stopped?"] * 2
+
+
+def test_embeddings_that_are_newer_than_the_index_are_not_read_as_its_own(corpus: Corpus) -> None:
+    """A server goes on with its index while another run embeds a shard anew."""
+    config = IndexConfig(factory="Flat")
+    corpus.build(config)
+    index, clip = open_index(corpus.output), "v1_1@0-2.5"
+    assert search(index, np.ones(16), 1, targets=("audio",))
+    clip_vector(index.url, index.card, index.ids, clip)
+    corpus.add_shard(1, tar_sha256="changed")
+    arrays = corpus.arrays
+    corpus.arrays = lambda number: tuple(  # the same clips, one fewer
+        part[1:] if isinstance(part, list) else {name: x[1:] for name, x in part.items()}
+        for part in arrays(number)
+    )
+    corpus.update(config)
+    with pytest.raises(AbortError, match=r"000001\.parquet: not the embeddings that were indexed"):
+        search(index, np.ones(16), 1, targets=("audio",))
+    with pytest.raises(AbortError, match=r"000001\.parquet: not the embeddings that were indexed"):
+        clip_vector(index.url, index.card, index.ids, clip)
