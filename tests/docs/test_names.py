@@ -26,6 +26,19 @@ def test_every_reason_is_explained() -> None:
     assert all(row["what happened"] and row["what to do"] for row in rows)
 
 
+def test_commands_for_programs() -> None:
+    """Those that the page names have `--json`."""
+    text = (pages.DOCS / "howto" / "reports.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`", text.partition("## For programs")[2].partition("`--json`")[0])
+    reference = (pages.DOCS / "reference.md").read_text(encoding="utf-8").split("\n### ")
+    commands = {block.partition("`\n")[0].removeprefix("`pipeline "): block for block in reference}
+    for name in named:
+        asked = [block for command, block in commands.items() if command.split()[:1] == [name]]
+        asked = [block for block in asked if "`pipeline evaluate list`" not in block]
+        assert asked, name
+        assert all("- `--json`" in block for block in asked), name
+
+
 def exported(metric: Metric) -> tuple[str, str, set[str]]:
     """As Prometheus sees it: counters end in `_total`."""
     ending = "_total" if metric.kind == "counter" else ""
