@@ -86,11 +86,11 @@ def import_vectors(
         made_by,
     )
     settings = options.load_config(preset, config, sets).index
-    runner = options.check_executor(executor)
-    execute = ray_executor(settings, torch.device("cpu"), workers) if runner == "ray" else None
+    on_ray = options.check_executor(executor) == "ray"
+    execute = ray_executor(settings, torch.device("cpu"), workers) if on_ray else None
     refuse_foreign(output, "index_infos.json")
     with (
-        holding_index(output, runner, take_over=take_over) as holder,
+        holding_index(output, take_over=take_over) as holder,
         show.progress("import", 1, "parts") as bar,
     ):
 

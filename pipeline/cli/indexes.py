@@ -16,14 +16,16 @@ app = typer.Typer(no_args_is_help=True)
 
 
 @contextmanager
-def holding_index(index: str, executor: str, *, take_over: bool) -> "Iterator[Holder]":
-    """Holds the lease of an index, and removes what killed work on it left."""
-    from index.leftovers import sweep_index
+def holding_index(index: str, *, take_over: bool) -> "Iterator[Holder]":
+    """Holds the lease of an index and removes what killed work on it left; the parts of a build in
+    pieces only at a clean end, for they are what it goes on from."""
+    from index.leftovers import remove_parts, sweep_temporaries
     from pipeline.lease import holding
 
     with holding(index, take_over=take_over) as holder:
-        sweep_index(index, parts=executor != "ray")
+        sweep_temporaries(index)
         yield holder
+        remove_parts(index)
 
 
 @app.command()
@@ -46,7 +48,7 @@ def append(
     execute_on, chosen = options.check_executor(executor), options.choose_device(device)
     read_card(index)  # before anything is written there
     with (
-        holding_index(index, execute_on, take_over=take_over) as holder,
+        holding_index(index, take_over=take_over) as holder,
         show.progress("append", 1, "shards") as bar,
     ):
 

@@ -269,7 +269,7 @@ def run_index(
 
     chosen, executor = options.choose_device(means.device), options.check_executor(means.executor)
     with (
-        holding_index(output, executor, take_over=means.take_over) as holder,
+        holding_index(output, take_over=means.take_over) as holder,
         show.progress("index", 1, "shards") as bar,
     ):
 
