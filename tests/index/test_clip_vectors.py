@@ -175,11 +175,14 @@ def test_embeddings_that_are_newer_than_the_index_are_not_read_as_its_own(corpus
     assert search(index, np.ones(16), 1, targets=("audio",))
     clip_vector(index.url, index.card, index.ids, clip)
     corpus.add_shard(1, tar_sha256="changed")
-    arrays = corpus.arrays
-    corpus.arrays = lambda number: tuple(  # the same clips, one fewer
-        part[1:] if isinstance(part, list) else {name: x[1:] for name, x in part.items()}
-        for part in arrays(number)
-    )
+    before = corpus.arrays
+
+    def one_fewer(number: int):
+        clips, embeddings, present = before(number)
+        moved = ({name: x[1:] for name, x in part.items()} for part in (embeddings, present))
+        return clips[1:], *moved
+
+    corpus.arrays = one_fewer
     corpus.update(config)
     with pytest.raises(AbortError, match=r"000001\.parquet: not the embeddings that were indexed"):
         search(index, np.ones(16), 1, targets=("audio",))
