@@ -1,7 +1,8 @@
 """Many queries from a file, their hits to a parquet.
 
-Columns of the file, all but one kind of query optional: `text`, `audio`, `video`, `media`, `clip`
-(what is looked for; files relative to the file of queries), `at` (seconds), `plus`, `minus` (one
+Columns of the file, all but one kind of query optional: `text`, `audio`, `video`, `media`, `clip`,
+`vector` (what is looked for; files relative to the file of queries; a vector is a list of numbers
+or the path of an .npy), `at` (seconds), `plus`, `minus` (one
 term or a list, as on the command line), `where` (one condition or a list), `query` (a name for the
 hits; the row's number where there is none).
 """
@@ -23,7 +24,7 @@ from extractors.errors import PipelineError, UsageError
 from index.encoding import QueryEncoder, Vector
 from index.filters import parse_where
 from index.hits import Hit
-from index.queries import FILE_MODALITIES, KINDS, Query, Term, parse_term
+from index.queries import FILE_MODALITIES, KINDS, Kind, Query, Term, parse_term
 from index.search import SearchIndex, search_many
 from pipeline import storage
 
@@ -153,11 +154,7 @@ def _query(url: str, folder: str, number: int, row: Mapping[str, Any]) -> NamedQ
     if unknown:
         raise UsageError(f"{place}: no column {unknown[0]}; there are {', '.join(COLUMNS)}")
     try:
-        terms = [
-            Term(kind, str(given[kind]), 1.0, _seconds(given) if kind in FILE_MODALITIES else None)
-            for kind in KINDS
-            if kind in given
-        ]
+        terms = [_term(kind, given) for kind in KINDS if kind in given]
         terms += [parse_term(text, 1.0) for text in _several(given.get("plus"))]
         terms += [parse_term(text, -1.0) for text in _several(given.get("minus"))]
         if not terms:
@@ -167,6 +164,15 @@ def _query(url: str, folder: str, number: int, row: Mapping[str, Any]) -> NamedQ
         raise UsageError(f"{place}: {err}") from err
     located = tuple(_located(term, folder) for term in terms)
     return NamedQuery(str(given.get("query", number)), Query(located, where))
+
+
+def _term(kind: Kind, given: Mapping[str, Any]) -> Term:
+    value = given[kind]
+    if kind != "vector" or not isinstance(value, list):
+        return Term(kind, str(value), 1.0, _seconds(given) if kind in FILE_MODALITIES else None)
+    if not all(isinstance(number, int | float) for number in value):
+        raise UsageError("vector: expected a list of numbers, or the path of an .npy")
+    return Term(kind, "vector", numbers=tuple(map(float, value)))
 
 
 def _seconds(given: Mapping[str, Any]) -> float | None:
@@ -185,6 +191,7 @@ def _several(value: Any) -> list[str]:
 
 
 def _located(term: Term, folder: str) -> Term:
-    if term.kind not in FILE_MODALITIES or "://" in term.value or os.path.isabs(term.value):
+    of_file = term.kind in FILE_MODALITIES or (term.kind == "vector" and term.numbers is None)
+    if not of_file or "://" in term.value or os.path.isabs(term.value):
         return term
     return replace(term, value=storage.join(folder, term.value) if folder else term.value)

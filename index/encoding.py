@@ -5,6 +5,7 @@ D dimension.
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +24,7 @@ from index.embeddings import (
     load_embedder,
     queries_from_text_rows,
 )
-from index.queries import FILE_MODALITIES, Term, combine
+from index.queries import FILE_MODALITIES, Term, combine, query_vector
 from index.search import SearchIndex, check_model
 from pipeline.config import ExtractConfig
 from pipeline.dataset import read_dataset_config
@@ -86,6 +87,7 @@ class QueryEncoder:
         found = self._texts([term for term in terms if term.kind == "text"])
         found |= self._files([term for term in terms if term.kind in FILE_MODALITIES])
         found |= {term: self._clip(term) for term in terms if term.kind == "clip"}
+        found |= {term: self._given(term) for term in terms if term.kind == "vector"}
         return [self._combined(query, found) for query in queries]
 
     def embed_file(self, path: str, at: float | None = None) -> tuple[float, dict[str, Vector]]:
@@ -119,7 +121,7 @@ class QueryEncoder:
 
     @staticmethod
     def _unweighted(term: Term) -> Term:
-        return Term(term.kind, term.value, 1.0, term.at)
+        return replace(term, weight=1.0)
 
     def _combined(
         self, query: Sequence[Term], found: Mapping[Term, Vector | PipelineError]
@@ -171,6 +173,12 @@ class QueryEncoder:
         try:
             return clip_vector(index.url, index.card, index.ids, term.value, live_N=index.live_N)
         except PipelineError as err:
+            return err
+
+    def _given(self, term: Term) -> Vector | PipelineError:
+        try:
+            return query_vector(term, self._index.card.dimension)
+        except UsageError as err:
             return err
 
     def _extract(self, paths: Iterable[str]) -> list[VideoSample | VideoError]:

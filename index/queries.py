@@ -3,18 +3,20 @@
 N terms, D dimension.
 """
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.errors import UsageError
 from index.vectors import unit_rows
+from pipeline import storage
 
-Kind = Literal["text", "audio", "video", "media", "clip"]
+Kind = Literal["text", "audio", "video", "media", "clip", "vector"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FILE_MODALITIES = {"audio": ("audio",), "video": ("video",), "media": ("video", "audio")}
 """What of a file each kind is asked by; 'media' takes those that the file has."""
@@ -28,11 +30,13 @@ class Term:
 
     kind: Kind
     value: str
-    """The words, the path or URL of a file, or the id of a clip."""
+    """The words, the path or URL of a file, the id of a clip, or the .npy of a vector."""
     weight: float = 1.0
     """1 to add, -1 to take away."""
     at: float | None = None
     """Of a file: the second around which it is asked, None for all of it."""
+    numbers: tuple[float, ...] | None = None
+    """Of a vector that lies in no file."""
 
     def __post_init__(self) -> None:
         if not self.value.strip():
@@ -50,13 +54,43 @@ class Query:
 
 
 def parse_term(text: str, weight: float) -> Term:
-    """`video:clip.mp4`, `video@12.5:clip.mp4`, `audio:…`, `media:…`, `clip:KEY@0-10`, `text:…`;
-    without one of these prefixes it is a text."""
+    """`video:clip.mp4`, `video@12.5:clip.mp4`, `audio:…`, `media:…`, `clip:KEY@0-10`,
+    `vector:FILE.npy`, `text:…`; without one of these prefixes it is a text."""
     found = _PREFIX.fullmatch(text)
     if found is None:
         return Term("text", text, weight)
     kind = next(kind for kind in KINDS if kind == found["kind"])
     return Term(kind, found["value"], weight, float(found["at"]) if found["at"] else None)
+
+
+def query_vector(term: Term, dimension: int) -> NDArray[np.float32]:
+    """The numbers (D,) of a term that is a vector. Raises UsageError where they are not one row of
+    `dimension` finite numbers."""
+    if term.numbers is None:
+        name, given_D = f"--vector {term.value}", _read_array(term.value)
+    else:
+        name, given_D = "vector", np.asarray(term.numbers)
+    if given_D.dtype.kind not in "fiu" or given_D.shape not in ((dimension,), (1, dimension)):
+        found = f"{given_D.dtype} of shape {given_D.shape}"
+        raise UsageError(f"{name}: {found}; the index takes {dimension} numbers, one row")
+    with np.errstate(over="ignore"):
+        vector_D = given_D.reshape(dimension).astype(np.float32)
+    if not np.isfinite(vector_D).all():
+        raise UsageError(f"{name}: holds a number that is not finite in float32")
+    return vector_D
+
+
+def _read_array(url: str) -> NDArray[Any]:
+    try:
+        content = np.load(io.BytesIO(storage.read_bytes(url)), allow_pickle=False)
+    except FileNotFoundError as err:
+        raise UsageError(f"--vector {url}: no such file") from err
+    except (OSError, ValueError, EOFError) as err:
+        reason = str(err).splitlines()[0]
+        raise UsageError(f"--vector {url}: not an array as numpy.save writes it: {reason}") from err
+    if not isinstance(content, np.ndarray):
+        raise UsageError(f"--vector {url}: several arrays; give one of them as .npy")
+    return content
 
 
 def combine(

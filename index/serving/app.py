@@ -254,12 +254,8 @@ def _add_map(app: FastAPI, service: Service, queues: Queues) -> None:
         return MapOut(method=method, clusters=clusters, points=points)
 
 
-_BINARY_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
+_OCTETS = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BINARY_BODY = {"requestBody": {"required": True, "content": _OCTETS}}
 
 
 def _request(query: SearchIn) -> SearchRequest:
@@ -274,6 +270,10 @@ def _request(query: SearchIn) -> SearchRequest:
 
 
 def _term(term: TermIn) -> Term | UploadTerm:
+    if isinstance(term.value, list) != (term.kind == "vector"):
+        raise UsageError(f"{term.kind}: a vector is asked by a list of numbers, all else by a text")
+    if isinstance(term.value, list):
+        return Term("vector", "vector", term.weight, numbers=tuple(term.value))
     if not term.value.strip():
         raise UsageError(f"{term.kind}: empty; say what to look for")
     if term.kind == "upload":

@@ -8,6 +8,8 @@ TERMS = 16
 """Most terms of one query."""
 TEXT_CHARACTERS = 1000
 """Of one text, id or condition."""
+VECTOR_NUMBERS = 4096
+"""Of one vector."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.config import Modality
-from index.serving.limits import HITS, TERMS, TEXT_CHARACTERS
+from index.serving.limits import HITS, TERMS, TEXT_CHARACTERS, VECTOR_NUMBERS
 
 
 class Message(BaseModel):
@@ -19,10 +19,13 @@ class Message(BaseModel):
 class TermIn(Message):
     """One part of a query."""
 
-    kind: Literal["text", "clip", "upload"]
-    """Words, a clip of the index, or a file that was uploaded before."""
-    value: str = Field(min_length=1, max_length=TEXT_CHARACTERS)
-    """The words, the clip's id `KEY@start-end`, or the upload's id."""
+    kind: Literal["text", "clip", "upload", "vector"]
+    """Words, a clip of the index, a file that was uploaded before, or a vector of its dimension."""
+    value: (
+        Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS)]
+        | Annotated[list[float], Field(min_length=1, max_length=VECTOR_NUMBERS)]
+    )
+    """The words, the clip's id `KEY@start-end`, the upload's id, or the vector's numbers."""
     weight: Literal[1, -1] = 1
     """1 to add, -1 to take away."""
     modality: Literal["video", "audio"] | None = None
@@ -111,8 +114,8 @@ class IndexOut(Message):
     labels: list[str]
     """At most 200 of them."""
     languages: list[str]
-    asks: list[Literal["text", "file", "clip"]]
-    """Kinds of query that this server can embed."""
+    asks: list[Literal["text", "file", "clip", "vector"]]
+    """Kinds of query that this server can answer."""
     maps: list[str]
     """Methods of the 2-D map."""
     upload_bytes: int

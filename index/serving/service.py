@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -26,7 +26,7 @@ from index.serving.clips import ClipMedia
 from index.serving.limits import Limits
 from index.space_map import Method, SpaceMap, space_map
 
-Ask = Literal["text", "file", "clip"]
+Ask = Literal["text", "file", "clip", "vector"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Service:
         self._uploads: OrderedDict[str, dict[str, Vector]] = OrderedDict()
         self._maps: dict[Method, SpaceMap] = {}
         self._map_lock = threading.Lock()
-        self.asks: tuple[Ask, ...] = ("clip",)
+        self.asks: tuple[Ask, ...] = ("clip", "vector")
 
     def load(self) -> list[str]:
         """Loads the models; gives what cannot be asked and why, a line each."""
@@ -193,7 +193,7 @@ class Service:
 
     def _vectors(self, requests: Sequence[SearchRequest]) -> list[Vector | PipelineError]:
         terms = [t for request in requests for t in request.terms if isinstance(t, Term)]
-        unique = list(dict.fromkeys(Term(t.kind, t.value) for t in terms))
+        unique = list(dict.fromkeys(replace(term, weight=1.0) for term in terms))
         if "text" not in self.asks and any(term.kind == "text" for term in unique):
             known = [term for term in unique if term.kind != "text"]
         else:
@@ -214,7 +214,7 @@ class Service:
     def _part(self, term: Term | UploadTerm, found: "dict[Term, Vector | PipelineError]") -> Vector:
         if isinstance(term, UploadTerm):
             return self._upload(term)
-        vector = found.get(Term(term.kind, term.value))
+        vector = found.get(replace(term, weight=1.0))
         if vector is None:
             raise UsageError("this server cannot embed texts")
         if isinstance(vector, PipelineError):

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from index.search import SearchIndex
 
 Terms = list[str] | None
-KIND_HELP = "A text, or text:…, audio:FILE, video:FILE, video@12.5:FILE, media:FILE, clip:ID"
+KIND_HELP = (
+    "A text, or text:…, audio:FILE, video:FILE, video@12.5:FILE, media:FILE, clip:ID, vector:FILE"
+)
 
 
 def search(
@@ -30,6 +32,9 @@ def search(
     ] = None,
     clip: Annotated[
         str | None, typer.Option(help="A clip of the index, by its id KEY@start-end.")
+    ] = None,
+    vector: Annotated[
+        str | None, typer.Option(help="A vector of the index's dimension, as an .npy.")
     ] = None,
     at: Annotated[
         float | None, typer.Option(help="Only this second of the file, and what is around it.")
@@ -64,6 +69,7 @@ def search(
     from index.search import open_index
 
     given = {"text": text, "audio": audio, "video": video, "media": media, "clip": clip}
+    given["vector"] = vector
     chosen = options.choose_device(device)
     if queries is not None:
         if any(given.values()) or plus or minus or where or at is not None or as_json:

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -78,3 +79,17 @@ def test_hits_and_failures_of_a_batch(build_from: Callable[..., str], tmp_path: 
     assert [row["id"] for row in rows[:3]] == [hit.id for hit in search(index, vector, 3)]
     assert rows[3]["error"] == "clip gone@0-1: no such clip in this index"
     assert all(row["start"] < 5 for row in rows[4:])
+
+
+def test_vectors_of_a_batch(build_from: Callable[..., str], tmp_path: Path) -> None:
+    index = open_index(build_from())
+    own = index.vectors.reconstruct(3)
+    np.save(tmp_path / "own.npy", own)
+    rows = [{"vector": own.tolist()}, {"vector": "own.npy"}, {"vector": [1, 2]}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    queries, output = read_queries(f"{tmp_path}/q.jsonl"), str(tmp_path / "hits.parquet")
+    with QueryEncoder(index, torch.device("cpu")) as encoder:
+        assert search_queries(index, encoder, queries, output, 1) == 1
+    found = pq.read_table(output).to_pylist()
+    assert [row["id"] for row in found] == [index.ids["id"][3].as_py()] * 2 + [None]
+    assert "the index takes 16 numbers" in found[2]["error"]

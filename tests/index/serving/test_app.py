@@ -40,6 +40,17 @@ def test_a_clip_finds_itself_and_taken_away_goes_last(ask: Client) -> None:
     assert away[-1]["video"] == "red"
 
 
+def test_a_vector_is_asked_by_its_numbers(ask: Client, service: Service) -> None:
+    own = service.index.vectors.reconstruct(0).tolist()
+    terms = [{"kind": "vector", "value": own}]
+    hits = ask("/api/search", {"terms": terms, "k": 1}).json["hits"]
+    assert hits[0]["id"] == service.index.ids["id"][0].as_py()
+    for value in ([1.0], "/etc/passwd", [1e300] * len(own)):
+        refused = ask("/api/search", {"terms": [{"kind": "vector", "value": value}]})
+        assert refused.status == 422
+    assert ask("/api/search", {"terms": [{"kind": "text", "value": own}]}).status == 422
+
+
 def test_conditions_targets_and_merging(ask: Client) -> None:
     found = ask.search(RED, where={"label": "b"}).json["hits"]
     assert {hit["video"] for hit in found} == {"blue"}

@@ -2,9 +2,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from index.search import open_index
 from tests.index.real_corpus import RealCorpus
 from tests.pipeline.conftest import Outcome
 
@@ -40,9 +42,16 @@ def test_clips_sums_and_differences(found, real: RealCorpus) -> None:
     assert (away[0], away[-1]) == ("blue", "red")
 
 
+def test_a_vector_of_a_file(found, real: RealCorpus, tmp_path: Path) -> None:
+    index = open_index(real.index)
+    np.save(tmp_path / "own.npy", index.vectors.reconstruct(0))
+    assert found("--vector", tmp_path / "own.npy")[0] == index.ids["key"][0].as_py()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--vector", "gone.npy"), "no such file"),
         ((), "give exactly one of --text"),
         (("--text", "a", "--clip", "red@0-2"), "further ones with --plus"),
         (("--text", "a", "--at", "2"), "a moment of a file"),
