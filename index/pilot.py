@@ -23,9 +23,6 @@ LISTS = 64
 """As many vectors a list as the index itself will roughly have: codes hold what a list's centre
 leaves over."""
 NEAREST = 10
-PRODUCT_ROWS = 4096
-"""Of the sample that train a product quantizer: what it finds is a little too low, in seconds
-instead of minutes."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,7 @@ def code_recall(pilot: Pilot, factory: str) -> float:
     """recall@10 on the pilot of the codes that a factory string stands for; 1 where vectors are
     stored whole. The number of its lists does not matter."""
     few = small(factory, max(1, min(LISTS, len(pilot.rows_ND) // 64)))
-    train_ND = pilot.rows_ND[:: max(1, len(pilot.rows_ND) // PRODUCT_ROWS)]
-    train_ND = train_ND if ",PQ" in factory else pilot.rows_ND
-    index = train_index(few, pilot.rows_ND.shape[1], pilot.metric, train_ND)
+    index = train_index(few, pilot.rows_ND.shape[1], pilot.metric, pilot.rows_ND)
     index = add_vectors(index, [pilot.rows_ND])
     lists = faiss.extract_index_ivf(index)
     lists.nprobe = lists.nlist
