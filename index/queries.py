@@ -86,8 +86,7 @@ def _read_array(url: str) -> NDArray[Any]:
     except FileNotFoundError as err:
         raise UsageError(f"--vector {url}: no such file") from err
     except (OSError, ValueError, EOFError) as err:
-        reason = str(err).splitlines()[0]
-        raise UsageError(f"--vector {url}: not an array as numpy.save writes it: {reason}") from err
+        raise UsageError(f"--vector {url}: not numbers as numpy.save writes them") from err
     if not isinstance(content, np.ndarray):
         raise UsageError(f"--vector {url}: several arrays; give one of them as .npy")
     return content

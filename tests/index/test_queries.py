@@ -60,7 +60,7 @@ def test_a_vector_of_a_file_or_of_numbers(tmp_path: Path) -> None:
         (np.zeros(4), r"float64 of shape \(4,\); the index takes 3 numbers"),
         (np.zeros((2, 3)), r"shape \(2, 3\)"),
         (np.array(["a", "b", "c"]), "takes 3 numbers"),
-        (np.array([{}, 1, 2]), "not an array as numpy.save writes it"),  # a pickle
+        (np.array([{}, 1, 2]), "not numbers as numpy.save writes them"),  # a pickle
         (np.array([1, 2, np.nan]), "not finite"),
         (np.array([1, 2, 1e300]), "not finite"),
         (None, "no such file"),
