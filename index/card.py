@@ -6,7 +6,6 @@ its cards read ours.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,12 +130,6 @@ def card_url(index: str) -> str:
     return storage.join(index, CARD_NAME)
 
 
-def absolute(url: str) -> str:
-    """A local path that means the same from any folder: searching opens what the card names."""
-    path = storage.local_path(url)
-    return url if path is None else str(path.absolute())
-
-
 def write_card(index: str, card: IndexCard) -> None:
     """Publishes the card."""
     storage.publish_bytes(card_url(index), card_bytes(card))
@@ -146,7 +139,7 @@ def card_bytes(card: IndexCard) -> bytes:
     """The content of its file."""
     facts = dataclasses.asdict(card)
     fields = {_AUTOFAISS_KEYS.get(name, name): value for name, value in facts.items()}
-    return (json.dumps({"format_version": FORMAT_VERSION} | fields, indent=2) + "\n").encode()
+    return storage.json_bytes({"format_version": FORMAT_VERSION} | fields)
 
 
 def read_card(index: str) -> IndexCard:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from extractors.errors import AbortError, UsageError
 from index.card import Block, IndexCard
-from index.embedding_shards import SUM, embedding_batches, embedding_url, vector_name
-from index.stored_vectors import check_is_of
+from index.embedding_shards import SUM, embedding_url, null_counts, vector_name
+from index.stored_vectors import block_record, block_tables
 from index.vectors import prepared
 from pipeline import storage
 
@@ -87,7 +87,7 @@ def _stored(
 ) -> pa.Table:
     """The rows of the clips `wanted`, whose ids are `places_N` from the block's first: only the row
     groups that hold them are read."""
-    check_is_of(url, block)
+    block_record(url, block)
     columns = ["id", *map(vector_name, modalities)]
     with (
         storage.open_binary(embedding_url(url, block.shard, ".parquet")) as source,
@@ -101,15 +101,11 @@ def _stored(
 def _groups(metadata: pq.FileMetaData, first: int, last: int) -> Iterator[int]:
     """The row groups with the rows `first` to `last` of those that have a sum embedding."""
     begin = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        leaves = [group.column(i) for i in range(group.num_columns)]
-        of_sum = next(c for c in leaves if c.path_in_schema.startswith(f"{vector_name(SUM)}."))
-        absent = of_sum.statistics.null_count if of_sum.statistics else None
+    for number, absent in enumerate(null_counts(metadata, vector_name(SUM))):
         if absent is None:  # nobody can say where a row lies from here on
             yield from range(number, metadata.num_row_groups)
             return
-        end = begin + group.num_rows - absent
+        end = begin + metadata.row_group(number).num_rows - absent
         if begin <= last and first < end:
             yield number
         begin = end
@@ -135,7 +131,6 @@ def scan(
     for block in card.blocks:
         if block.masked:
             continue
-        check_is_of(url, block)
         for numbers_N, x_ND in _vectors(url, card, block, modalities, allowed_N):
             if stopped():
                 raise AbortError(f"{url}: the comparison with all embeddings was given up")
@@ -157,7 +152,7 @@ def _vectors(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """FAISS ids and comparable vectors of those that may answer, a batch of the block at a time."""
     first = block.first
-    for table in embedding_batches(url, block.shard, [vector_name(name) for name in modalities]):
+    for table in block_tables(url, block, [vector_name(name) for name in modalities]):
         numbers_N = np.arange(first, first + table.num_rows)
         first += table.num_rows
         x_ND, keep_N = summed(table, modalities)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from extractors.errors import AbortError, UsageError
-from index.card import absolute, read_card
+from index.card import read_card
 from index.config import IndexConfig
 from index.embedding_shards import (
     EmbeddingRecord,
@@ -140,7 +140,8 @@ def _check_ours(dataset: str, output: str, tars: Mapping[int, str]) -> None:
     if not tars:
         raise UsageError(f"{dataset}: no finished shards there: `pipeline run extract` makes them")
     there, named = embedding_numbers(output), _dataset_of_card(output)
-    if not there or named == absolute(dataset) or any(map(partial(_is_of, output, tars), there)):
+    ours = named == storage.absolute(dataset) or any(map(partial(_is_of, output, tars), there))
+    if ours or not there:
         return
     if named is not None or set(there) - set(tars):
         raise AbortError(

@@ -166,12 +166,12 @@ def publish_embeddings(
     with storage.publishing(embedding_url(index, number, ".parquet")) as temporary:
         _write_table(table, temporary)
         parquet_sha256 = sha256_of(temporary)
-    null_counts = {n: table.column(vector_name(n)).null_count for n in (*MODALITIES, SUM)}
+    absent = {n: table.column(vector_name(n)).null_count for n in (*MODALITIES, SUM)}
     record = EmbeddingRecord(
         number=number,
         videos=len(table.column("key").unique()),
         clips=table.num_rows,
-        present={name: table.num_rows - count for name, count in null_counts.items()},
+        present={name: table.num_rows - count for name, count in absent.items()},
         dimension=table.schema.field(vector_name(SUM)).type.list_size,
         parquet_sha256=parquet_sha256,
         tar_sha256=tar_sha256,
@@ -222,7 +222,8 @@ def embedding_batches(
     path = storage.local_path(url)
     source = storage.open_binary(url) if path is None else pa.memory_map(str(path))
     with source, pq.ParquetFile(source) as file:
-        if _all_present(file, needed):  # as nearly always: the vectors need not be read to know
+        # as nearly always: the vectors need not be read to know
+        if all(absent == 0 for absent in null_counts(file.metadata, needed)):
             yield from map(_table, file.iter_batches(rows, columns=list(columns)))
             return
         for batch in file.iter_batches(rows, columns=[*columns, needed]):
@@ -234,12 +235,12 @@ def _table(batch: pa.RecordBatch) -> pa.Table:
     return pa.Table.from_batches([batch])
 
 
-def _all_present(file: pq.ParquetFile, column: str) -> bool:
-    """Whether the file's statistics say that no row lacks this vector."""
-    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+def null_counts(metadata: pq.FileMetaData, column: str) -> list[int | None]:
+    """Rows of each row group that lack a vector; None where the file does not say."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
     found = [chunk.statistics for chunk in chunks if chunk.path_in_schema.startswith(f"{column}.")]
-    return all(statistics and statistics.null_count == 0 for statistics in found)
+    return [None if statistics is None else statistics.null_count for statistics in found]
 
 
 def vectors_of(table: pa.Table, modality: str) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ import numpy as np
 from index.card import Block
 from index.config import Metric
 from index.construct import add_vectors, list_lengths, merge_part, reserve_lists
+from index.leftovers import remove_parts
 from index.lists_on_disk import merge_on_disk
 from index.run_local import Setup
 from index.stored_vectors import block_vectors
@@ -77,7 +78,7 @@ def merge_parts(
     whole = read_faiss(storage.join(folder, TRAINED_NAME), mapped=False)  # of the parts' very type
     urls = [_part_url(folder, block) for block in blocks]
     whole = _merged_on_disk(whole, urls) if on_disk else _merged(whole, urls)
-    _remove_parts(storage.join(index, "partial"))
+    remove_parts(index)
     return whole
 
 
@@ -107,9 +108,3 @@ def _digest(content: np.ndarray[Any, Any], blocks: Sequence[Block]) -> str:
     for block in blocks:
         digest.update(block.parquet_sha256.encode())
     return digest.hexdigest()[:16]
-
-
-def _remove_parts(folder: str) -> None:
-    """These, and what builds that were given up have left."""
-    filesystem, path = storage.locate(folder)
-    filesystem.rm(path, recursive=True)

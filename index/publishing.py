@@ -14,12 +14,11 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from index.card import CARD_NAME, NO_MODEL, Block, IndexCard, absolute, card_bytes
+from index.card import CARD_NAME, NO_MODEL, Block, IndexCard, card_bytes
 from index.config import IndexConfig
-from index.embedding_shards import BATCH_ROWS, MODALITIES, EmbeddingRecord
+from index.embedding_shards import MODALITIES, EmbeddingRecord
 from index.factory import Choice
 from index.held_out import Measured, headline, measure
 from index.reconstruction import reconstruction_error
@@ -136,7 +135,7 @@ def _write_files(paths: Mapping[str, Path], output: str, built: BuiltIndex) -> _
     assert index is not None
     assert ids is not None
     _write_index(built.index, index)
-    write_ids(ids, output, built.kept_ids, built.new_blocks)
+    table_bytes = write_ids(ids, output, built.kept_ids, built.new_blocks)
     if mask is not None and built.live is not None:
         with mask.open("wb") as file:
             np.save(file, built.live, allow_pickle=False)
@@ -144,7 +143,7 @@ def _write_files(paths: Mapping[str, Path], output: str, built: BuiltIndex) -> _
         index_sha256=sha256_of(index),
         index_bytes=index.stat().st_size,
         ids_sha256=sha256_of(ids),
-        table_bytes=table_bytes(ids),
+        table_bytes=table_bytes,
         mask_sha256=None if mask is None else sha256_of(mask),
     )
 
@@ -155,12 +154,6 @@ def _write_index(index: faiss.Index, path: Path) -> None:
     for parameters in tunable_values(index)[:1]:
         apply_parameters(index, parameters)
     write_faiss(index, path)
-
-
-def table_bytes(path: Path) -> int:
-    """What a table takes that is read from a parquet, without reading it whole."""
-    with pq.ParquetFile(path) as file:
-        return sum(batch.nbytes for batch in file.iter_batches(BATCH_ROWS))
 
 
 def _measured(output: str, config: IndexConfig, built: BuiltIndex) -> Measured:
@@ -206,9 +199,9 @@ def _card(
         single_ms=measured.single_ms,
         batch_ms=measured.batch_ms,
         build_seconds=round(built.seconds_before + time.perf_counter() - built.began, 3),
-        dataset=absolute(origin.dataset),
+        dataset=storage.absolute(origin.dataset),
         dataset_digest=dataset_digest([record.tar_sha256 for record in records]),
-        model=absolute(origin.run) if origin.imported is None else NO_MODEL,
+        model=storage.absolute(origin.run) if origin.imported is None else NO_MODEL,
         model_digest=records[0].model_digest,
         videos=sum(record.videos for record in records),
         clips=sum(record.clips for record in records),

@@ -48,20 +48,26 @@ def block_vectors(index: str, block: Block, metric: Metric) -> Iterator[NDArray[
     return (prepared(x_ND, metric) for x_ND in _stored(index, block))
 
 
-def check_is_of(index: str, block: Block) -> None:
-    """Raises AbortError where a block's embeddings are not those that were indexed: rows are known
-    by their place, and another run may have embedded the shard anew since."""
+def block_record(index: str, block: Block) -> EmbeddingRecord:
+    """Of a block's embeddings. Raises AbortError where they are not those that were indexed: rows
+    are known by their place, and another run may have embedded the shard anew since."""
     record = read_record(index, block.shard)
     if record is None or record.parquet_sha256 != block.parquet_sha256:
         raise AbortError(
             f"{embedding_url(index, block.shard, '.parquet')}: not the embeddings that were "
             "indexed: run `pipeline index append` to its end, then open the index anew"
         )
+    return record
+
+
+def block_tables(index: str, block: Block, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Columns of a block's rows, a batch at a time. Raises AbortError as `block_record` does."""
+    block_record(index, block)
+    yield from embedding_batches(index, block.shard, columns)
 
 
 def _stored(index: str, block: Block) -> Iterator[NDArray[np.float32]]:
-    check_is_of(index, block)
-    for table in embedding_batches(index, block.shard, [vector_name(SUM)]):
+    for table in block_tables(index, block, [vector_name(SUM)]):
         yield vectors_of(table, SUM)
 
 
@@ -100,8 +106,8 @@ def sample_vectors(
     ids_N = np.concatenate([np.arange(b.first, b.first + b.count) for b in live])
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(ids_N, min(count, len(ids_N)), replace=False, shuffle=False))
-    dimension = next(_stored(index, live[0])).shape[1]
-    sample_ND = np.empty((len(drawn), dimension), np.float32)  # may be gigabytes: never twice
+    shape = (len(drawn), block_record(index, live[0]).dimension)
+    sample_ND = np.empty(shape, np.float32)  # may be gigabytes: never twice
     for _ in each_block(partial(_pick, index, metric, drawn, sample_ND), live):
         pass
     return drawn, sample_ND
@@ -122,11 +128,19 @@ def _pick(
         first += len(batch_ND)
 
 
-def write_ids(path: Path, index: str, kept: pa.Table | None, blocks: Iterable[Block]) -> None:
-    """Writes ids.parquet: the rows that are kept, then those of the blocks, a shard at a time."""
+def write_ids(path: Path, index: str, kept: pa.Table | None, blocks: Iterable[Block]) -> int:
+    """Writes ids.parquet: the rows that are kept, then those of the blocks, a shard at a time.
+    Gives the bytes that they take in memory."""
+    taken = 0
     with pq.ParquetWriter(path, CLIP_SCHEMA, compression="zstd") as writer:
-        if kept is not None:
-            writer.write_table(kept.cast(CLIP_SCHEMA))
-        for block in blocks:
-            for table in embedding_batches(index, block.shard, CLIP_SCHEMA.names):
-                writer.write_table(table)
+        for table in _id_tables(index, kept, blocks):
+            writer.write_table(table)
+            taken += table.nbytes
+    return taken
+
+
+def _id_tables(index: str, kept: pa.Table | None, blocks: Iterable[Block]) -> Iterator[pa.Table]:
+    if kept is not None:
+        yield kept.cast(CLIP_SCHEMA)
+    for block in blocks:
+        yield from block_tables(index, block, CLIP_SCHEMA.names)

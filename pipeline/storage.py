@@ -62,6 +62,12 @@ def local_path(url: str) -> Path | None:
     return Path(path) if isinstance(filesystem, LocalFileSystem) else None
 
 
+def absolute(url: str) -> str:
+    """A local path that means the same from any folder; a remote URL as it is."""
+    path = local_path(url)
+    return url if path is None else str(path.absolute())
+
+
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
     """What the driver of a remote file system raises becomes an OSError that names the URL.
@@ -283,8 +289,13 @@ def publish_bytes(url: str, content: bytes) -> None:
 
 
 def publish_json(url: str, value: Any) -> None:
-    """Publishes JSON, indented and with a final newline, keys in the order given."""
-    publish_bytes(url, (json.dumps(value, indent=2) + "\n").encode())
+    """Publishes JSON as `json_bytes` writes it."""
+    publish_bytes(url, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON, indented and with a final newline, keys in the order given."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def _sync(path: Path) -> None:

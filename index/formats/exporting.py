@@ -90,7 +90,7 @@ def export_embeddings(
     """
     card = read_card(index)
     parts = _parts(index, card, fmt)
-    _claim(output, {"index": _place(index), "format": fmt})
+    _claim(output, {"index": storage.absolute(index), "format": fmt})
     _remove_others(output, parts)
     kept, sizes = 0, Files()
     for done, part in enumerate(parts):
@@ -297,8 +297,3 @@ def _remove_others(output: str, parts: Sequence[Part]) -> None:
 
 def _ledger_url(output: str, name: str) -> str:
     return storage.join(output, LEDGER, f"{name}.json")
-
-
-def _place(url: str) -> str:
-    path = storage.local_path(url)
-    return url if path is None else str(path.absolute())

@@ -7,6 +7,7 @@ import hmac
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -150,29 +151,29 @@ class Guard:
             if begun:  # too late for another answer: the server logs it and closes the connection
                 raise
             logger.exception("%s %s", scope["method"], scope["path"])
-            broken = _error(500, "something broke on this server; its log says what")
+            broken = error_answer(500, "something broke on this server; its log says what")
             await broken(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
         host = headers.get("host", "").rsplit(":", 1)[0] if self._hosts else ""
         if self._hosts and host not in self._hosts:
-            return _error(400, "this server answers to localhost alone")
+            return error_answer(400, "this server answers to localhost alone")
         if scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site") == "cross-site":
-            return _error(403, "requests from pages of other sites are refused")
+            return error_answer(403, "requests from pages of other sites are refused")
         path = scope["path"]
         if self._open >= self._limits.open_requests and path not in ALWAYS:
-            overloaded = _error(503, "too many requests are open; try again in a moment")
-            overloaded.headers["retry-after"] = RETRY_SECONDS
-            return overloaded
+            retry = {"retry-after": RETRY_SECONDS}
+            return error_answer(503, "too many requests are open; try again in a moment", retry)
         guarded = any(path == one or path.startswith(f"{one}/") for one in GUARDED)
         if guarded and path != "/api/session" and not self._tokens.admits(headers):
-            refused = _error(401, "this server asks for a token: Authorization: Bearer TOKEN")
-            refused.headers["www-authenticate"] = "Bearer"
-            return refused
+            asked = {"www-authenticate": "Bearer"}
+            return error_answer(
+                401, "this server asks for a token: Authorization: Bearer TOKEN", asked
+            )
         length = headers.get("content-length", "0")
         most = self._limits.body_bytes
         if path != UPLOADS and length.isdecimal() and int(length) > most:
-            return _error(413, f"a request may have {most} bytes")
+            return error_answer(413, f"a request may have {most} bytes")
         return None
 
     def _bounded(self, receive: Receive) -> Receive:
@@ -210,5 +211,8 @@ class Guard:
         self._metrics.seconds.labels(route).observe(seconds)
 
 
-def _error(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status)
+def error_answer(
+    status: int, sentence: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """What every refused request is answered with: {"error": a sentence}."""
+    return JSONResponse({"error": sentence}, status, headers)

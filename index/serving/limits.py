@@ -8,6 +8,8 @@ TERMS = 16
 """Most terms of one query."""
 TEXT_CHARACTERS = 1000
 """Of one text, id or condition."""
+NAME_CHARACTERS = 100
+"""Of a language or a span of time."""
 VECTOR_NUMBERS = 4096
 """Of one vector."""
 

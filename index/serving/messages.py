@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.config import Modality
-from index.serving.limits import HITS, TERMS, TEXT_CHARACTERS, VECTOR_NUMBERS
+from index.serving.limits import HITS, NAME_CHARACTERS, TERMS, TEXT_CHARACTERS, VECTOR_NUMBERS
 
 
 class Message(BaseModel):
@@ -39,9 +39,9 @@ class WhereIn(Message):
     """Key of the video."""
     label: str | None = Field(None, max_length=TEXT_CHARACTERS)
     split: str | None = Field(None, max_length=TEXT_CHARACTERS)
-    language: str | None = Field(None, max_length=TEXT_CHARACTERS)
+    language: str | None = Field(None, max_length=NAME_CHARACTERS)
     """Of what is said, as captions or speech recognition name it."""
-    time: str | None = Field(None, max_length=TEXT_CHARACTERS)
+    time: str | None = Field(None, max_length=NAME_CHARACTERS)
     """START-END in seconds; either may be left out."""
 
 

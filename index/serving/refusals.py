@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from extractors.errors import PipelineError, UsageError
 from index.serving.batching import OverloadedError
-from index.serving.guard import RETRY_SECONDS
+from index.serving.guard import RETRY_SECONDS, error_answer
 from index.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -23,21 +23,17 @@ def add_error_handlers(app: FastAPI, service: Service) -> None:
     async def invalid(_request: Request, err: RequestValidationError) -> JSONResponse:
         first = err.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
-        return _error(422, f"{place or 'body'}: {str(first['msg']).lower()}")
+        return error_answer(422, f"{place or 'body'}: {str(first['msg']).lower()}")
 
     @app.exception_handler(HTTPException)
     async def refused(_request: Request, err: HTTPException) -> JSONResponse:
-        return _error(err.status_code, str(err.detail), dict(err.headers or {}))
+        return error_answer(err.status_code, str(err.detail), dict(err.headers or {}))
 
     @app.exception_handler(PipelineError)
     async def failed(_request: Request, err: PipelineError) -> JSONResponse:
         if isinstance(err, OverloadedError):
-            return _error(503, str(err), {"retry-after": RETRY_SECONDS})
+            return error_answer(503, str(err), {"retry-after": RETRY_SECONDS})
         if isinstance(err, UsageError):
-            return _error(422, service.public(str(err)))
+            return error_answer(422, service.public(str(err)))
         logger.error("%s", err)
-        return _error(500, "the index is damaged or was changed: ask who runs this server")
-
-
-def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status, headers)
+        return error_answer(500, "the index is damaged or was changed: ask who runs this server")

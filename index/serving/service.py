@@ -194,10 +194,7 @@ class Service:
     def _vectors(self, requests: Sequence[SearchRequest]) -> list[Vector | PipelineError]:
         terms = [t for request in requests for t in request.terms if isinstance(t, Term)]
         unique = list(dict.fromkeys(replace(term, weight=1.0) for term in terms))
-        if "text" not in self.asks and any(term.kind == "text" for term in unique):
-            known = [term for term in unique if term.kind != "text"]
-        else:
-            known = unique
+        known = [term for term in unique if term.kind != "text" or "text" in self.asks]
         encoded = self._texts.encode([[term] for term in known])
         found = dict(zip(known, encoded, strict=True))
         return [self._vector(request, found) for request in requests]

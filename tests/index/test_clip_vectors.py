@@ -161,7 +161,7 @@ def test_a_scan_reads_a_batch_at_a_time_and_can_be_stopped(corpus: Corpus, monke
         asked.append("stopped?")
         return len(asked) == 4
 
-    monkeypatch.setattr("index.clip_vectors.embedding_batches", three_at_a_time)
+    monkeypatch.setattr("index.stored_vectors.embedding_batches", three_at_a_time)
     with pytest.raises(AbortError, match="given up"):
         search_many(index, np.ones((1, 16)), 5, targets=["video"], stopped=stopped)
     assert asked == ["read", "stopped?"] * 2

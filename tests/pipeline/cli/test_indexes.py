@@ -3,7 +3,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from index.config import IndexConfig
@@ -43,14 +42,6 @@ def index(tmp_path: Path) -> Path:
     corpus.add_shard(0)
     corpus.build(IndexConfig())
     return Path(corpus.output)
-
-
-@pytest.fixture
-def vectors(tmp_path: Path) -> Path:
-    folder = tmp_path / "theirs" / "img_emb"
-    folder.mkdir(parents=True)
-    np.save(folder / "img_emb_0.npy", np.random.default_rng(1).standard_normal((40, 16)))
-    return folder.parent
 
 
 @pytest.mark.parametrize("what", ["append", "import", "run"])
